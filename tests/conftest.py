@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# CI's two cores are busy with sandboxes: how long drawing an example takes says nothing about the code.
+settings.register_profile("mlgym", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+settings.load_profile("mlgym")
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+# make demo: set up and play one task; make test: set up and run the tests. See README.md.
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test check format bench clean help
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Make the virtual environment and look after bubblewrap
+
+$(STAMP): pyproject.toml requirements/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@sh scripts/bubblewrap.sh
+	@touch $@
+
+demo: setup  ## Play Fashion-MNIST with a scripted agent, from nothing to a score
+	@$(BIN)/mlgym-mcp tasks prepare fashion_mnist
+	@$(BIN)/python -m mlgym_clients.demo
+
+test: setup  ## Run the tests
+	@$(BIN)/python -m pytest
+
+check: setup  ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## Measure tool calls and session starts
+	$(BIN)/python bench/tool_call.py
+	$(BIN)/python bench/session_start.py
+
+clean:  ## Remove the virtual environment
+	rm -rf $(VENV)

@@ -1,0 +1,40 @@
+"""The command line: one typer application, a module for each noun."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlgym_mcp import __version__
+from mlgym_mcp.cli import doctor, episodes, host, images, serve, tasks
+
+app = typer.Typer(
+    name="mlgym-mcp",
+    help="Machine-learning research tasks as MCP servers for any agent.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(episodes.app, name="episodes")
+app.add_typer(images.app, name="images")
+app.add_typer(host.app, name="host")
+app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+
+
+def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Machine-learning research tasks as MCP servers for any agent."""

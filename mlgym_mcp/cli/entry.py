@@ -1,0 +1,65 @@
+"""The ``mlgym-mcp`` command: a short way to the relay, the whole command line for all else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_TEXT = {"--preset": "preset", "--session": "session", "--sandbox": "sandbox"}
+_NUMBERS = {"--seed": "seed"}
+_BUDGET = {"--wall": "wall_s", "--calls": "calls", "--validations": "validations", "--cpu": "cpu_s"}
+
+
+def greeting_of(arguments: list[str]) -> dict[str, Any] | None:
+    """Return the relay's greeting for ``serve``'s arguments, or ``None`` if they need the whole command line.
+
+    Clients start a relay per connection, some per tool call: the libraries of the command line would cost each
+    one half a second.
+    """
+    greeting: dict[str, Any] = {"preset": "mini", "budget": {}}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name == "--unsafe" and not equals:
+            greeting["unsafe"] = True
+            continue
+        if not name.startswith("-"):
+            if "task" in greeting:
+                return None
+            greeting["task"] = argument
+            continue
+        if name not in _TEXT | _NUMBERS | _BUDGET:
+            return None
+        value = value if equals else next(rest, "")
+        try:
+            if name in _TEXT:
+                greeting[_TEXT[name]] = value
+            elif name in _NUMBERS:
+                greeting[_NUMBERS[name]] = int(value)
+            else:
+                key = _BUDGET[name]
+                greeting["budget"][key] = int(value) if key in ("calls", "validations") else float(value)
+        except ValueError:
+            return None
+        if value == "":
+            return None
+    if "task" not in greeting:
+        return None
+    if (session := greeting.pop("session", None)) is not None:
+        greeting["key"] = f"session:{session}:{greeting['task']}:{greeting['preset']}"
+    return greeting
+
+
+def main() -> None:
+    """Run the command line."""
+    if sys.argv[1:2] == ["serve"] and (greeting := greeting_of(sys.argv[2:])) is not None:
+        from mlgym_mcp.serving.relay import relay
+
+        raise SystemExit(relay(greeting))
+    from mlgym_mcp.cli.app import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What all commands print through: one console, JSON when asked, one sentence on failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from mlgym_sandbox.errors import SandboxError
+from rich.console import Console
+
+from mlgym_mcp.catalog import TaskError
+from mlgym_mcp.session.errors import SessionError
+from mlgym_mcp.session.journal import JournalError
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, for programs."""
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what can be foreseen to go wrong into one line on stderr and exit status 1."""
+    try:
+        yield
+    except (TaskError, SandboxError, SessionError, JournalError, LookupError, OSError, ValueError) as exc:
+        errors.print(f"[red]mlgym-mcp:[/red] {exc}", highlight=False, markup=True)
+        raise typer.Exit(1) from exc
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a figure for a table, or a dash."""
+    return "-" if value is None else f"{value:.{digits}g}"

@@ -1,0 +1,133 @@
+"""Running a host as a process: in the background for the relays, or in the foreground with HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import uvicorn
+
+from mlgym_mcp.catalog import Catalog
+from mlgym_mcp.serving.app import HostApp, admin_token
+from mlgym_mcp.serving.host import Host
+from mlgym_mcp.serving.relay import socket_path
+from mlgym_mcp.session.registry import SessionRegistry
+from mlgym_sandbox.home import home
+
+_IDLE_S = 60.0
+_GRACE_S = 5
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the host decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as the base class has it
+        """Leave signals alone."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve_http(host: Host, address: str, port: int) -> AsyncIterator[str]:
+    """Serve a running host over HTTP; yields the base URL (with the real port when ``port`` is 0)."""
+    config = uvicorn.Config(
+        HostApp(host, admin_token()),
+        host=address,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        lifespan="off",
+    )
+    server = HttpServer(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve)
+        with anyio.fail_after(20):
+            while not server.started:
+                if server.should_exit:
+                    raise OSError(f"cannot listen on {address}:{port}")
+                await anyio.sleep(0.005)
+        real = server.servers[0].sockets[0].getsockname()[1]
+        shown = f"[{address}]" if ":" in address else address
+        host.base_url = f"http://{shown}:{real}"
+        try:
+            yield host.base_url
+        finally:
+            server.should_exit = True
+
+
+async def until_signalled(host: Host) -> None:
+    """Return when the host is told to stop: by SIGINT or SIGTERM, or over its socket."""
+    async with anyio.create_task_group() as tasks:
+
+        async def signals() -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+                async for _ in received:
+                    host.stopping.set()
+                    return
+
+        tasks.start_soon(signals)
+        await host.stopping.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def run_foreground(host: Host, address: str, port: int, ready: Callable[[str], Awaitable[None]]) -> None:
+    """Run a host with HTTP until it is told to stop; ``ready`` is called with its base URL."""
+    async with host.run(), serve_http(host, address, port) as url:
+        await ready(url)
+        await until_signalled(host)
+
+
+async def run_background(idle_s: float) -> None:
+    """Run the relays' host until it is told to stop or has had nothing to do for ``idle_s`` seconds."""
+    host = Host(SessionRegistry(Catalog.default(), sandbox="auto"))
+    async with host.run(), anyio.create_task_group() as tasks:
+        tasks.start_soon(host.serve_socket, socket_path())
+
+        async def idle() -> None:
+            while host.registry.live or host.connections or time.monotonic() - host.last_busy < idle_s:
+                await anyio.sleep(min(1.0, idle_s / 4))
+            host.stopping.set()
+
+        tasks.start_soon(idle)
+        await until_signalled(host)
+        tasks.cancel_scope.cancel()
+
+
+def only_one(folder: Path) -> int | None:
+    """Take the lock of the user's one background host; ``None`` if another holds it. Released by the kernel."""
+    descriptor = os.open(folder / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def main() -> None:
+    """Entry point of the background host (``python -m mlgym_mcp.serving.process``)."""
+    parser = argparse.ArgumentParser(description="The background host of mlgym-mcp; relays start it by themselves.")
+    parser.add_argument("--idle", type=float, default=_IDLE_S, help="end after so many idle seconds")
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("mcp").setLevel(logging.WARNING)
+    if only_one(home("run")) is None:
+        return
+    anyio.run(run_background, arguments.idle)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The MCP server of one session."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.mcpserver import Extension
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.resources import FunctionResource
+from mcp.types import CallToolRequestParams, CallToolResult, TextContent
+
+from mlgym_mcp import __version__
+from mlgym_mcp.serving.wrapping import KNOWN, MCP_TOOLS, failed
+from mlgym_mcp.session.errors import SessionError
+from mlgym_mcp.session.journal import JournalError, read_journal
+from mlgym_mcp.session.session import Session
+from mlgym_mcp.tools.reply import Call
+from mlgym_mcp.tools.task import get_task, status
+from mlgym_mcp.tools.toolbox import BY_NAME
+from mlgym_mcp.tools.views import score_view
+
+_INSTRUCTIONS = """\
+You are attempting a machine-learning task in a sandbox with a budget. Call get_task first: it tells what to do,
+where the data is and how to submit. Work in /workspace with read_file, write_file, edit_file and shell. Commands
+that run longer than about 45 seconds go on as jobs: wait for them with job_wait. validate scores your work on
+hidden data (limited in number); submit scores it for good and ends the episode, so call it once, at the end."""
+
+
+def _describe(result: Any) -> Mapping[str, Any]:
+    if not isinstance(result, CallToolResult):
+        return {"type": type(result).__name__}
+    text = "".join(block.text for block in result.content if isinstance(block, TextContent))
+    record: dict[str, Any] = {"text": text}
+    if result.is_error:
+        record["is_error"] = True
+    if result.meta:
+        record["meta"] = result.meta
+    return record
+
+
+class EpisodeExtension(Extension):
+    """Takes every tool call through the session: budget, order, journal, and the answer when it is over."""
+
+    identifier = "dev.mlgym/episode"
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Run one tool call in the session's order and turn its refusals into results."""
+        spec = BY_NAME.get(params.name)
+        if spec is None:
+            text = f"There is no tool {params.name[:60]!r}. The tools are: {KNOWN}."
+            return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+        client = {"era": ctx.protocol_version, "request": str(ctx.request_id)}
+        try:
+            result: HandlerResult = await self.session.calls.perform(
+                params.name, params.arguments or {}, spec.call, lambda: call_next(ctx), _describe, client=client
+            )
+        except (SessionError, JournalError) as exc:
+            return failed(spec, exc)
+        return self._with_warning(result)
+
+    def _with_warning(self, result: HandlerResult) -> HandlerResult:
+        """Add a line to text results when little of the budget is left."""
+        warning = self.session.meter.warning() if self.session.over is None else None
+        if warning is None or not isinstance(result, CallToolResult) or result.structured_content is not None:
+            return result
+        block = TextContent(type="text", text=f"[{warning}]")
+        return result.model_copy(update={"content": [*result.content, block]})
+
+
+def make_server(session: Session) -> MCPServer[Session]:
+    """Return the MCP server of a session: its tools, resources and prompt, for both protocol eras."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: MCPServer[Session]) -> AsyncIterator[Session]:
+        yield session
+
+    server: MCPServer[Session] = MCPServer(
+        "mlgym",
+        title=f"MLGym: {session.task.spec.task.title}",
+        instructions=f"Task: {session.task.spec.task.title}.\n{_INSTRUCTIONS}",
+        version=__version__,
+        tools=MCP_TOOLS,
+        resources=_resources(session),
+        extensions=[EpisodeExtension(session)],
+        lifespan=lifespan,
+        log_level="WARNING",
+    )
+    server.add_prompt(
+        Prompt.from_function(
+            _attempt, name="attempt", title="Attempt the task", description="Begin an attempt at this session's task."
+        )
+    )
+    return server
+
+
+def _attempt() -> str:
+    return (
+        "Attempt the machine-learning task of this session. Call get_task, look at the files and the baseline, improve "
+        "on it step by step, validate what you try, keep notes of the results, and call submit once when the budget "
+        "is nearly spent or you cannot improve any more."
+    )
+
+
+def _resources(session: Session) -> list[Any]:
+    async def instruction() -> str:
+        return (await get_task(Call(session))).text
+
+    async def current() -> str:
+        return json.dumps((await status(Call(session))).data, indent=1)
+
+    def scores() -> str:
+        views = [score_view(score, session).model_dump(mode="json") for score in session.scoring.scores]
+        return json.dumps(views, indent=1)
+
+    def log() -> str:
+        return _public_log(session)
+
+    def resource(fn: Any, name: str, title: str, mime_type: str) -> FunctionResource:
+        return FunctionResource.from_function(
+            fn=fn, uri=f"task://{name}", name=name, title=title, description=f"{title}.", mime_type=mime_type
+        )
+
+    return [
+        resource(instruction, "instruction", "The task: what to do and how to submit", "text/markdown"),
+        resource(current, "status", "Budget left, running jobs, best score", "application/json"),
+        resource(scores, "scores", "All scores of this episode so far", "application/json"),
+        resource(log, "log", "The tool calls of this episode so far", "text/plain"),
+    ]
+
+
+def _public_log(session: Session) -> str:
+    """Return the last calls of the episode as the agent may see them: no scores' private parts, no server facts."""
+    lines = [
+        f"{event.seq:5}  {event['tool']}  {json.dumps(event['arguments'])[:200]}"
+        for event in read_journal(session.episode.folder)
+        if event.type == "call"
+    ]
+    return "\n".join(lines[-500:])
+
+
+__all__ = ["EpisodeExtension", "make_server"]

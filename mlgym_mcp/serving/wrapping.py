@@ -1,0 +1,154 @@
+"""Tools as MCP sees them: strict schemas, one clear sentence for wrong arguments, results cut and marked."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import ValidationError
+
+from mlgym_mcp.api import ScoreView
+from mlgym_mcp.session.errors import RefusedError, SessionError
+from mlgym_mcp.session.journal import JournalError
+from mlgym_mcp.session.session import Session
+from mlgym_mcp.tools.reply import Call, Reply, cut
+from mlgym_mcp.tools.toolbox import BY_NAME, TOOLS, ToolSpec
+from mlgym_sandbox.errors import SandboxError
+
+SessionContext = Context[Session, Any]
+
+
+class TaskTool(Tool):
+    """A tool whose wrong arguments are answered with what was expected."""
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        """Check the arguments, then run.
+
+        Raises:
+            ToolError: an argument is unknown, missing or of the wrong type; the message says which and what fits.
+        """
+        try:
+            self.fn_metadata.validate_arguments(arguments)
+        except ValidationError as exc:
+            raise ToolError(wrong_arguments(self, exc)) from exc
+        return await super().run(arguments, context, convert_result)
+
+
+def wrong_arguments(tool: Tool, error: ValidationError) -> str:
+    """Return one sentence per wrong argument, and the arguments that the tool takes."""
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "arguments"
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{where} is not an argument of {tool.name}")
+        elif item["type"] == "missing":
+            problems.append(f"{where} is missing")
+        else:
+            shown = repr(item["input"])
+            shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+            problems.append(f"{where} is {shown}, but: {item['msg'].lower()}")
+    takes = []
+    required = tool.parameters.get("required", [])
+    for name, schema in tool.parameters.get("properties", {}).items():
+        takes.append(f"{name} ({schema.get('type', 'any')}{'' if name in required else ', optional'})")
+    return f"{'; '.join(problems)}. {tool.name} takes {', '.join(takes) or 'no arguments'}."
+
+
+def to_result(reply: Reply) -> CallToolResult:
+    """Return a reply as MCP's result: text cut to size, structured only where the tool answers structured."""
+    text = cut(reply.text, "ask for a smaller piece")
+    return CallToolResult(
+        content=[TextContent(type="text", text=text)],
+        structured_content=None if reply.data is None else dict(reply.data),
+        _meta=dict(reply.meta) or None,
+    )
+
+
+def failed(spec: ToolSpec, error: Exception) -> CallToolResult:
+    """Return what the agent reads in place of a reply.
+
+    A refusal is an ordinary result (some clients hide the text of errors); misuse and our own failures are errors.
+
+    Raises:
+        Exception: the error itself, when nobody foresaw it: the SDK logs it and tells the agent no details.
+    """
+    refused = isinstance(error, RefusedError)
+    if not isinstance(error, SessionError | SandboxError | JournalError):
+        raise error
+    structured = None
+    if refused and spec.result is ScoreView:
+        kind: Any = spec.name
+        view = ScoreView(kind=kind, valid=False, metric="", code="refused", reason=str(error), message=str(error))
+        structured = view.model_dump(mode="json")
+    return CallToolResult(
+        content=[TextContent(type="text", text=cut(str(error), "the rest is of no use"))],
+        structured_content=structured,
+        # A tool that promised structure may leave it out only in an error.
+        is_error=not refused or (spec.result is not None and structured is None),
+        _meta={"refused": True} if refused else None,
+    )
+
+
+def build(spec: ToolSpec) -> Tool:
+    """Make the MCP tool of one function: its parameters but the first, no unknown arguments, no schema noise."""
+    function = spec.function
+
+    async def call(*, ctx: SessionContext, **arguments: Any) -> CallToolResult:
+        session: Session = ctx.request_context.lifespan_context
+
+        async def progress(done: float, total: float | None, message: str) -> None:
+            await ctx.report_progress(done, total, message)
+
+        try:
+            reply = await function(Call(session, progress), **arguments)
+        except Exception as exc:  # noqa: BLE001 - failed() raises it again unless it is one of ours
+            return failed(spec, exc)
+        return to_result(reply)
+
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
+    parameters.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=SessionContext))
+    returns: Any = CallToolResult if spec.result is None else Annotated[CallToolResult, spec.result]
+    call.__name__ = spec.name
+    call.__doc__ = inspect.getdoc(function)
+    call.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": returns}
+    call.__signature__ = signature.replace(parameters=parameters, return_annotation=returns)  # type: ignore[attr-defined]
+    tool = TaskTool.from_function(
+        call,
+        name=spec.name,
+        title=spec.title,
+        context_kwarg="ctx",
+        annotations=ToolAnnotations(
+            title=spec.title,
+            read_only_hint=spec.read_only,
+            destructive_hint=spec.destructive,
+            idempotent_hint=spec.idempotent,
+            open_world_hint=False,
+        ),
+        meta={"anthropic/alwaysLoad": True},
+        structured_output=None if spec.result is not None else False,
+    )
+    model = tool.fn_metadata.arg_model
+    model.model_config["extra"] = "forbid"
+    model.model_rebuild(force=True)
+    tool.parameters = _plain(model.model_json_schema(by_alias=True))
+    return tool
+
+
+def _plain(schema: Any) -> Any:
+    """Drop the generated titles: they only cost the model tokens."""
+    if isinstance(schema, dict):
+        return {k: _plain(v) for k, v in schema.items() if not (k == "title" and isinstance(v, str))}
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    return schema
+
+
+MCP_TOOLS: list[Tool] = [build(spec) for spec in TOOLS]
+"""Made once, shared by all sessions' servers."""
+
+KNOWN = ", ".join(BY_NAME)

@@ -1,0 +1,298 @@
+"""Turning the workspace into scores: snapshot, referee, journal."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+
+from mlgym_mcp.catalog import Task
+from mlgym_mcp.grading.errors import GraderError, InvalidSubmission
+from mlgym_mcp.grading.grader_process import GradeResult, GradeSpec, grade
+from mlgym_mcp.grading.player_host import PlayerLimits
+from mlgym_mcp.grading.snapshot import Snapshot, store_snapshot
+from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, RefusedError
+from mlgym_mcp.session.journal import JournalError
+from mlgym_mcp.session.setup import player_spec
+from mlgym_sandbox import Sandbox
+from mlgym_sandbox.errors import SandboxError, SandboxLostError, TarLimitError
+
+if TYPE_CHECKING:
+    from mlgym_mcp.session.session import Session
+
+Kind = Literal["validate", "submit", "autosubmit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One graded snapshot.
+
+    Attributes:
+        kind: what asked for it.
+        valid: whether there is a score at all; if not, ``code`` and ``reason`` say why.
+        primary: name of the metric that counts.
+        metrics: all metrics, full precision.
+        se: their standard errors.
+        digits: how many digits of a validation score the agent is shown.
+        baseline: the baseline's value of the primary metric.
+        higher_is_better: the direction.
+        snapshot: digest of what was graded.
+        seconds: how long grading took.
+        public: what the grader says to the agent.
+        private: what it says to the record only.
+    """
+
+    kind: Kind
+    valid: bool
+    primary: str
+    higher_is_better: bool
+    digits: int
+    baseline: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    se: dict[str, float] = field(default_factory=dict)
+    code: str | None = None
+    reason: str | None = None
+    snapshot: str | None = None
+    seconds: float = 0.0
+    public: dict[str, Any] = field(default_factory=dict)
+    private: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float | None:
+        """The primary metric, as the agent may see it (rounded when it is a validation)."""
+        if not self.valid:
+            return None
+        value = self.metrics[self.primary]
+        return round(value, self.digits) if self.kind == "validate" else value
+
+    @property
+    def standard_error(self) -> float | None:
+        """The primary metric's standard error, two significant digits."""
+        error = self.se.get(self.primary)
+        if not self.valid or error is None or error == 0 or not math.isfinite(error):
+            return error if self.valid else None
+        return round(error, 1 - math.floor(math.log10(abs(error))))
+
+    def line(self) -> str:
+        """Return the score as a person writes it: ``accuracy 0.884 ± 0.0032 (baseline 0.783, better)``."""
+        if not self.valid or self.value is None:
+            return f"no score ({self.code}): {self.reason}"
+        shown = f"{self.value:.{self.digits if self.kind == 'validate' else 6}g}"
+        if self.kind == "validate":
+            shown = f"{self.value:.{self.digits}f}"
+        text = f"{self.primary} {shown}"
+        if (error := self.standard_error) is not None:
+            text += f" ± {error:g}"
+        if self.baseline is not None:
+            text += f" (baseline {self.baseline:g}, {self.against_baseline()})"
+        return text
+
+    def against_baseline(self) -> str:
+        """Say how the score compares: within two standard errors is no difference."""
+        if not self.valid or self.baseline is None:
+            return "not compared"
+        gain = self.metrics[self.primary] - self.baseline
+        if not self.higher_is_better:
+            gain = -gain
+        if abs(gain) <= 2 * (self.se.get(self.primary) or 0.0):
+            return "no clear difference"
+        return "better" if gain > 0 else "worse"
+
+    def record(self) -> dict[str, Any]:
+        """Return what the journal keeps: everything, at full precision."""
+        return {
+            "kind": self.kind,
+            "valid": self.valid,
+            "primary": self.primary,
+            "higher_is_better": self.higher_is_better,
+            "metrics": self.metrics,
+            "se": self.se,
+            "baseline": self.baseline,
+            "shown": self.value,
+            "code": self.code,
+            "reason": self.reason,
+            "snapshot": self.snapshot,
+            "seconds": round(self.seconds, 3),
+            "public": self.public,
+            "private": self.private,
+        }
+
+
+class _Grading:
+    """A grading under way: it outlives the tool call that asked for it."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.done = anyio.Event()
+        self.score: Score | None = None
+        self.failure: Exception | None = None
+
+    def result(self) -> Score:
+        if self.failure is not None:
+            raise self.failure
+        assert self.score is not None
+        return self.score
+
+
+class Scoring:
+    """Grades a session's workspace, one grading at a time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._running: _Grading | None = None
+        self.scores: list[Score] = []
+
+    @property
+    def timeout_s(self) -> float:
+        """The longest a grading may take, seconds."""
+        return float(self._session.task.spec.grader.timeout_s)
+
+    @property
+    def best_validation(self) -> Score | None:
+        """The best valid validation score so far."""
+        valid = [s for s in self.scores if s.valid and s.kind == "validate"]
+        if not valid:
+            return None
+        return max(valid, key=lambda s: s.metrics[s.primary] * (1 if s.higher_is_better else -1))
+
+    async def score(self, kind: Literal["validate", "submit"]) -> Score:
+        """Grade the workspace as it stands now, or join the grading of the same kind that is under way.
+
+        A valid ``submit`` ends the episode. An invalid submission leaves it open and costs no validation.
+
+        Raises:
+            RefusedError: no validation is left, or grading takes longer than one call may wait: the result
+                is kept for the next call.
+            InfrastructureError: the grader failed; nothing is charged.
+        """
+        session = self._session
+        running = self._running
+        if running is not None and running.kind != kind:
+            with anyio.move_on_after(session.config.wait_s):
+                await running.done.wait()
+            if not running.done.is_set():
+                raise RefusedError(f"A {running.kind} is still being graded. Call {kind} again in a few seconds.")
+            running = self._running = None
+        if running is None:
+            if kind == "validate" and session.meter.validations_exhausted():
+                raise RefusedError(
+                    f"All {session.meter.budget.validations} validations are used. Call submit when you are done."
+                )
+            running = self._running = _Grading(kind)
+            sandbox = await session.sandbox()
+            session.start_soon(self._grade, running, sandbox)
+        with anyio.move_on_after(session.config.wait_s):
+            await running.done.wait()
+        if not running.done.is_set():
+            raise RefusedError(f"Grading goes on. Call {kind} again to get its result; nothing more is charged.")
+        self._running = None
+        score = running.result()
+        if kind == "submit" and score.valid:
+            await session.end("scored", "the work was submitted", score)
+        return score
+
+    async def autosubmit(self) -> Score | None:
+        """Grade what is in the workspace after the agent is gone; ``None`` if the task does not want that."""
+        session = self._session
+        if not session.task.spec.submission.autosubmit:
+            return None
+        running = _Grading("autosubmit")
+        try:
+            await self._grade(running, await session.sandbox())
+            return running.result()
+        except (InfrastructureError, RefusedError):
+            return None
+
+    async def _grade(self, running: _Grading, sandbox: Sandbox) -> None:
+        """Run one grading to its end and record it; the waiting calls are told through ``running``."""
+        session = self._session
+        try:
+            with anyio.fail_after(self.timeout_s + 60):
+                running.score = await self._graded(running.kind, sandbox)
+            if running.score.valid and running.kind == "validate":
+                session.meter.validations += 1
+            self.scores.append(running.score)
+            await session.episode.journal.append_durable("score", **running.score.record())
+        except SandboxLostError as exc:
+            running.failure = InfrastructureError(f"The sandbox was lost while it was copied: {exc}")
+        except (GraderError, SandboxError, OSError, JournalError, TimeoutError) as exc:
+            reason = str(exc) or "it took too long"
+            session.episode.journal.append("grader_error", kind=running.kind, error=reason)
+            running.failure = InfrastructureError(
+                f"The grader failed, which is not your fault and costs nothing: {reason}. Call {running.kind} again."
+            )
+        except EpisodeOverError as exc:
+            running.failure = exc
+        finally:
+            running.done.set()
+
+    async def _graded(self, kind: Kind, sandbox: Sandbox) -> Score:
+        session = self._session
+        spec = session.task.spec
+        metric = spec.primary_metric
+        blank = Score(
+            kind=kind,
+            valid=False,
+            primary=metric.name,
+            higher_is_better=metric.direction == "max",
+            digits=metric.digits_validate,
+            baseline=session.preset.baseline.value(metric.name),
+        )
+        try:
+            snapshot = await self._snapshot(sandbox)
+        except TarLimitError as exc:
+            return _with(blank, code="forbidden", reason=str(exc))
+        except InvalidSubmission as exc:
+            return _with(blank, code=exc.code, reason=exc.sentence)
+        prepared = session.prepared
+        result: GradeResult = await grade(
+            session.task.folder,
+            grade_spec(session.task, session.config.preset),
+            "val" if kind == "validate" else "test",
+            snapshot,
+            prepared.public,
+            prepared.private,
+            prepared.world,
+            python=session.grader_python or sys.executable,
+            player_factory=lambda: session.backend.create(player_spec(session)),
+        )
+        return _with(
+            blank,
+            valid=result.valid,
+            metrics=dict(result.metrics),
+            se=dict(result.se),
+            code=result.reason_code,
+            reason=result.reason,
+            snapshot=snapshot.digest,
+            seconds=result.seconds,
+            public=dict(result.public),
+            private={**result.private, "log": result.log[-4000:]} if result.log else dict(result.private),
+        )
+
+    async def _snapshot(self, sandbox: Sandbox) -> Snapshot:
+        rules = self._session.task.spec.submission
+        data = await sandbox.tar(rules.include, max_bytes=rules.max_bytes, max_files=rules.max_files)
+        folder = self._session.episode.folder
+        return await store_snapshot(data, folder, max_bytes=rules.max_bytes, max_files=rules.max_files)
+
+
+def grade_spec(task: Task, preset: str) -> GradeSpec:
+    """Return what the grading of a task's preset needs to know of its ``task.toml``."""
+    spec = task.spec
+    player = spec.grader.player
+    return GradeSpec(
+        task=task.id,
+        preset=preset,
+        bounds={metric.name: metric.bounds for metric in spec.metrics},
+        params=dict(task.preset(preset).params),
+        entrypoint=spec.grader.entrypoint,
+        timeout_s=float(spec.grader.timeout_s),
+        player=PlayerLimits(player.call_timeout_s, player.total_timeout_s) if spec.submission.kind == "player" else None,
+    )
+
+
+def _with(score: Score, **changes: Any) -> Score:
+    return Score(**{name: getattr(score, name) for name in score.__dataclass_fields__} | changes)

@@ -1,0 +1,122 @@
+"""What must be there before an agent can work: environment, data, sandbox, starter files."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from mlgym_mcp.catalog import Prepared, Task, find_prepared, prepare
+from mlgym_mcp.grading.player_host import player_sandbox_spec
+from mlgym_sandbox import Limits, Mount, Sandbox, SandboxSpec, environment
+from mlgym_sandbox.spec import DATA
+
+if TYPE_CHECKING:
+    from mlgym_mcp.session.session import Session
+
+_TTL_S = 1800.0
+"""A sandbox ends itself when no server has spoken to it for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What ``set_up`` made."""
+
+    sandbox: Sandbox
+    prepared: Prepared
+    grader_python: Path
+
+
+async def ensure_data(task: Task, preset: str, say: Callable[[str], None]) -> tuple[Prepared, Path]:
+    """Return the prepared data of a task and the Python that runs its grader, making them if missing.
+
+    Raises:
+        OSError: no disk.
+        mlgym_mcp.catalog.TaskError: the data cannot be had; the message says why and what to do.
+    """
+    light = environment.find("light")
+    if light is None:
+        say("preparing the Python environment (once per machine)")
+        light = await environment.prepare("light")
+    found = find_prepared(task, preset)
+    if found is None:
+        say(f"preparing the data of {task.id}/{preset} (once per machine)")
+        found = await prepare(task, preset, progress=lambda fraction, text: say(f"{text} {fraction:.0%}"))
+    return found, light.python
+
+
+def sandbox_spec(session: Session, prepared: Prepared) -> SandboxSpec:
+    """Return the sandbox that a session's preset asks for."""
+    preset = session.preset
+    return SandboxSpec(
+        name=f"mlgym-{session.id[:24]}",
+        environment=preset.environment,
+        image=preset.image,
+        limits=Limits(
+            cpus=preset.cpus,
+            memory_mb=preset.memory_mb,
+            storage_mb=preset.storage_mb,
+        ),
+        mounts=(Mount(prepared.public, DATA),),
+        env={"MLGYM_SEED": str(session.config.seed), "MLGYM_TASK": session.task.id},
+        labels={"mlgym": "1", "mlgym.session": session.id, "mlgym.task": session.task.id},
+        ttl_s=_TTL_S,
+    )
+
+
+def player_spec(session: Session) -> SandboxSpec:
+    """Return the throw-away sandbox in which a submission's code is played: no data, small, short-lived."""
+    limits = session.task.spec.grader.player
+    return player_sandbox_spec(
+        f"mlgym-player-{session.id[:12]}-{secrets.token_hex(5)}",
+        environment=session.preset.environment,
+        image=session.preset.image,
+        cpus=limits.cpus,
+        memory_mb=limits.memory_mb,
+        pids=limits.pids,
+        labels={"mlgym": "1", "mlgym.session": session.id, "mlgym.role": "player"},
+        ttl_s=limits.total_timeout_s + 120,
+    )
+
+
+def pack(files: dict[str, Path]) -> bytes:
+    """Return a tar of starter files, by their names in the workspace."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(files):
+            data = files[name].read_bytes()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mode = 0o755 if data.startswith(b"#!") else 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+async def set_up(session: Session, say: Callable[[str], None]) -> Setup:
+    """Prepare a session: returns when the sandbox answers and the starter files are in its workspace.
+
+    Raises:
+        SandboxError: it could not be started; nothing is left behind.
+        InfrastructureError: the data or the environment cannot be had.
+        OSError: no disk.
+    """
+    prepared, grader_python = await ensure_data(session.task, session.config.preset, say)
+    if environment.find(session.preset.environment) is None and session.backend.name != "docker":
+        say(f"preparing the Python environment {session.preset.environment} (once per machine)")
+        await environment.prepare(session.preset.environment)
+    say("starting the sandbox")
+    sandbox = await session.backend.create(sandbox_spec(session, prepared))
+    try:
+        await sandbox.untar(pack(session.task.starter()))
+        session.episode.journal.append("sandbox", state="started", name=sandbox.name, data=prepared.digest)
+    except BaseException:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(30):
+            await sandbox.close()
+        raise
+    return Setup(sandbox, prepared, grader_python)

@@ -1,0 +1,155 @@
+"""What a sandbox's container is made of: from a spec to the engine's options, with no call to the engine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import docker
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from mlgym_sandbox.inside import STATE_DIR
+from mlgym_sandbox.spec import WORKSPACE, Limits, SandboxSpec
+
+LOADER: Final = (
+    "import os,zlib,base64;"
+    "exec(compile(zlib.decompress(base64.b64decode(os.environ.pop('MLGYM_SOURCE'))),'runner','exec'))"
+)
+"""Runs the runner from its environment, which no command can read: on the command line it would fill every ``ps``."""
+RUNNER_PROCESSES: Final = 8
+"""Processes of the runner itself that count against the container's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How memory-backed storage is shared out, MiB.
+
+    Files in memory count against the container's memory and outlive the process that wrote them: if they could
+    fill it, every later command would be killed. So all of them together get at most half.
+    """
+
+    state_mb: int
+    tmp_mb: int
+    shm_mb: int
+    workspace_in_memory: bool
+
+
+def share_memory(limits: Limits) -> Memory:
+    """Divide half of the memory between job output, /tmp, /dev/shm and, where it fits, the workspace."""
+    half = max(8, limits.memory_mb // 2)
+    state = max(1, min(4 * limits.output_mb, half // 8))
+    tmp = max(1, min(limits.tmp_mb, half // 4))
+    shm = max(1, min(1024, half // 8))
+    return Memory(state, tmp, shm, workspace_in_memory=limits.storage_mb <= half - state - tmp - shm)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A directory or file of the engine's machine shown read-only (images made from the host only)."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A sandbox's container before it is made."""
+
+    spec: SandboxSpec
+    memory: Memory
+    workspace: str
+    data: Mapping[str, str]
+    """Target path -> volume."""
+    binds: Sequence[Bind]
+    runner: Mapping[str, str]
+    """The environment entry that configures the runner."""
+    source: str
+    cpus: float
+    """Already no more than the engine has."""
+
+
+def encode_source(source: str) -> str:
+    """Pack a program so that it fits into one environment variable (128 KiB)."""
+    return base64.b64encode(zlib.compress(source.encode("utf-8"), 9)).decode("ascii")
+
+
+def thread_environment(cpus: float) -> dict[str, str]:
+    """Keep numeric libraries from starting a thread for each CPU of the machine instead of each of the limit."""
+    threads = str(max(1, math.floor(cpus)))
+    return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS"), threads)
+
+
+def labels_of(spec: SandboxSpec) -> dict[str, str]:
+    """All labels of a sandbox's container and volume; ``mlgym.labels`` tells the spec's from the image's."""
+    own = dict(spec.labels)
+    return {**own, "mlgym": "1", "mlgym.role": "sandbox", "mlgym.sandbox": spec.name, "mlgym.labels": json.dumps(own)}
+
+
+def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
+    """The arguments of ``create_container``, apart from the name."""
+    spec, limits = plan.spec, plan.spec.limits
+    mounts = [Mount(WORKSPACE, plan.workspace, type="volume", no_copy=True)]
+    mounts += [
+        Mount(target, volume, type="volume", read_only=True, no_copy=True) for target, volume in plan.data.items()
+    ]
+    mounts += [Mount(bind.target, bind.source, type="bind", read_only=True) for bind in plan.binds]
+    memory = f"{limits.memory_mb}m"
+    host = client.create_host_config(
+        network_mode="none",
+        mounts=mounts,
+        read_only=True,
+        tmpfs={
+            "/tmp": f"size={plan.memory.tmp_mb}m,mode=1777,exec,nosuid,nodev",  # noqa: S108
+            STATE_DIR: f"size={plan.memory.state_mb}m,mode=0700,noexec,nosuid,nodev",
+        },
+        mem_limit=memory,
+        memswap_limit=memory,  # equal: no swap on top
+        nano_cpus=int(plan.cpus * 1e9),
+        pids_limit=limits.pids + RUNNER_PROCESSES,
+        ulimits=[
+            Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
+            Ulimit(name="core", soft=0, hard=0),
+        ],
+        shm_size=f"{plan.memory.shm_mb}m",
+        ipc_mode="private",
+        cap_drop=["ALL"],
+        cap_add=["SETUID", "SETGID", "KILL"],
+        security_opt=["no-new-privileges:true"],  # the default seccomp profile stays
+        log_config=LogConfig(type="none"),
+        init=False,
+        device_requests=gpu_requests(spec.gpus),
+    )
+    environment = {"MLGYM_SOURCE": encode_source(plan.source), **plan.runner}
+    if not spec.gpus:
+        # CUDA images say "all"; where NVIDIA's runtime is the engine's default that would hand in every GPU.
+        environment["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return {
+        "image": spec.image,
+        "entrypoint": ["python3", "-I", "-S", "-B", "-c", LOADER],
+        "command": [],
+        "user": "0:0",
+        "hostname": "sandbox",
+        "working_dir": "/",
+        # `detach` is what keeps StdinOnce off: stdin must survive the server that opened it.
+        "detach": True,
+        "stdin_open": True,
+        "tty": False,
+        "environment": environment,
+        "labels": labels_of(spec),
+        "stop_signal": "SIGKILL",  # there is nothing to say goodbye to, and an engine's stop must not take 10 s
+        "healthcheck": {"test": ["NONE"]},
+        "host_config": host,
+        "use_config_proxy": False,
+    }
+
+
+def gpu_requests(gpus: Sequence[str]) -> list[DeviceRequest] | None:
+    """Ask for exactly these devices; a count would always be the first ones."""
+    if not gpus:
+        return None
+    return [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu", "utility", "compute"]])]
