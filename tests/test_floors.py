@@ -15,8 +15,12 @@ STDLIB_ONLY = [
     "mlgym_mcp/catalog/building.py",
     "mlgym_mcp/cli/entry.py",
     "mlgym_mcp/grading/api.py",
+    "mlgym_mcp/grading/errors.py",
+    "mlgym_mcp/grading/players.py",
     "mlgym_mcp/grading/referee.py",
     "mlgym_mcp/grading/strict.py",
+    "mlgym_mcp/grading/tar_reader.py",
+    "mlgym_mcp/grading/wire.py",
     "mlgym_mcp/serving/relay.py",
     "sandbox/mlgym_sandbox/inside/player.py",
     "sandbox/mlgym_sandbox/inside/runner.py",
@@ -70,7 +74,9 @@ def test_a_module_imports_only_from_floors_below_its_own(name: str, path: Path) 
             assert not imported.startswith("mlgym_clients"), f"the server does not know its clients: {imported}"
             assert not imported.startswith("mlgym_mcp.cli"), f"nothing stands on the command line: {imported}"
         if name.startswith("mlgym_clients") and imported.startswith("mlgym_mcp"):
-            assert imported.startswith(("mlgym_mcp.api", "mlgym_mcp.records")), f"clients know only the wire: {imported}"
+            assert imported.startswith(("mlgym_mcp.api", "mlgym_mcp.records")), (
+                f"clients know only the wire: {imported}"
+            )
         if name.startswith("mlgym_mcp.tools"):
             assert imported.split(".")[0] != "mcp", "tools know no MCP"
         if name.startswith("mlgym_mcp.records"):

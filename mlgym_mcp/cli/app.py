@@ -20,12 +20,13 @@ app = typer.Typer(
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(episodes.app, name="episodes")
 app.add_typer(images.app, name="images")
+app.add_typer(images.environments, name="environments")
 app.add_typer(host.app, name="host")
 app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
-def _version(show: bool) -> None:  # noqa: FBT001 - typer's callback
+def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
         raise typer.Exit

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import anyio
 import typer
+from rich.markup import escape
+
+from mlgym_mcp.catalog import Catalog, state
+from mlgym_mcp.cli.output import JsonOption, console, plain_errors, print_json
 from mlgym_sandbox import environment, get_backend
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
 from mlgym_sandbox.spec import Check
-from rich.markup import escape
-
-from mlgym_mcp.catalog import Catalog, data_state
-from mlgym_mcp.cli.output import JsonOption, console, plain_errors, print_json
 
 EXAMPLES = "Examples: 'mlgym-mcp doctor'; 'mlgym-mcp doctor --json'"
 
@@ -40,7 +40,7 @@ def _environments() -> list[Check]:
     checks = []
     for name in ("light", "torch"):
         found = environment.find(name)
-        mend = f"mlgym-mcp images environment {name}"
+        mend = f"mlgym-mcp environments prepare {name}"
         detail = "prepared when first needed" if found is None else str(found.path)
         checks.append(Check(f"environment {name}", found is not None, detail, None if found else mend))
     return checks
@@ -50,9 +50,9 @@ def _data() -> list[Check]:
     checks = []
     for task in Catalog.default().tasks():
         for preset in task.spec.presets:
-            state = data_state(task, preset)
-            mend = None if state == "ready" else f"mlgym-mcp tasks prepare {task.id} --preset {preset}"
-            checks.append(Check(f"data {task.id}/{preset}", state == "ready", state, mend))
+            found = state(task, preset)
+            mend = None if found == "ready" else f"mlgym-mcp tasks prepare {task.id} --preset {preset}"
+            checks.append(Check(f"data {task.id}/{preset}", found == "ready", found, mend))
     return checks
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import anyio
 import typer
-from mlgym_sandbox import environment, images
+from rich.markup import escape
 
 from mlgym_mcp.cli.output import JsonOption, console, plain_errors, print_json
+from mlgym_sandbox import environment, images
 
-app = typer.Typer(help="Build the images and environments that sandboxes are made from.", no_args_is_help=True)
+app = typer.Typer(help="Build the images that Docker sandboxes are made from.", no_args_is_help=True)
+environments = typer.Typer(help="Prepare the Python environments of sandboxes.", no_args_is_help=True)
 
 
 @app.command(
@@ -28,33 +31,46 @@ def build(
     """Build an image for the docker backend, with a registry or without one."""
     with plain_errors():
 
-        async def run() -> str:
-            return await images.build(
-                name, base=base, from_debian=from_debian, from_host=from_host, progress=lambda line: console.print(line)
-            )
+        def say(line: str) -> None:
+            console.print(escape(line), style="dim", highlight=False)
 
-        console.print(f"Built {anyio.run(run)}.")
+        make = partial(images.build, name, base=base, from_debian=from_debian, from_host=from_host, progress=say)
+        built = anyio.run(make)
+    size = f"{built.size_bytes / 2**20:.0f} MiB" if built.size_bytes > 2**20 else f"{built.size_bytes} bytes"
+    console.print(f"Built {built.name} ({size}) in {built.seconds:.1f} s.")
 
 
 @app.command(name="list", epilog="Example: mlgym-mcp images list --json")
 def list_(as_json: JsonOption = False) -> None:
-    """List the images of ours that the engine has, and the prepared environments."""
+    """List the images of ours that the engine has."""
     with plain_errors():
         found = anyio.run(images.installed)
-        environments = [env.name for env in environment.installed()]
     if as_json:
-        print_json({"images": found, "environments": environments})
+        print_json(found)
         return
     for image in found:
-        console.print(image)
-    console.print(f"environments: {', '.join(environments) or 'none'}")
+        console.print(image, highlight=False)
+    if not found:
+        console.print("The engine has none yet: 'mlgym-mcp images build' makes one.")
 
 
-@app.command(name="environment", epilog="Example: mlgym-mcp images environment torch")
-def environment_(
-    name: Annotated[str, typer.Argument(help="light or torch.")] = "light",
-) -> None:
-    """Prepare the Python environment that bubblewrap sandboxes use (needs the package index)."""
-    with plain_errors(), console.status(f"preparing the environment {name}"):
-        made = anyio.run(environment.prepare, name)
-    console.print(f"{made.name}: {made.path}")
+@environments.command(epilog="Example: mlgym-mcp environments prepare torch")
+def prepare(name: Annotated[str, typer.Argument(help="light or torch.")] = "light") -> None:
+    """Prepare the Python environment that bubblewrap sandboxes and graders use (needs the package index)."""
+    with plain_errors(), console.status(f"preparing the environment {name}") as status:
+        made = anyio.run(environment.prepare, name, lambda line: status.update(escape(line[-100:])))
+    console.print(f"{made.name}: {made.path}", highlight=False)
+
+
+@environments.command(name="list", epilog="Example: mlgym-mcp environments list --json")
+def environments_list(as_json: JsonOption = False) -> None:
+    """List the prepared environments."""
+    with plain_errors():
+        found = {env.name: str(env.path) for env in environment.installed()}
+    if as_json:
+        print_json(found)
+        return
+    for name, path in found.items():
+        console.print(f"{name}: {path}", highlight=False)
+    if not found:
+        console.print("None yet: 'mlgym-mcp environments prepare light' makes one; sessions do it by themselves.")

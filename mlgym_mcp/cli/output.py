@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from mlgym_sandbox.errors import SandboxError
 from rich.console import Console
 
 from mlgym_mcp.catalog import TaskError
 from mlgym_mcp.session.errors import SessionError
 from mlgym_mcp.session.journal import JournalError
+from mlgym_sandbox.errors import SandboxError
 
 console = Console(soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)

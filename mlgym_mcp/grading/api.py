@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
-from mlgym_mcp.grading import strict
 from mlgym_mcp.grading.errors import GraderError, InvalidSubmission
 from mlgym_mcp.grading.players import Ending, Player
+from mlgym_mcp.grading.strict import is_plain_name, read_classes, read_numbers, read_texts, require_file
 
 __all__ = ["Ending", "GradeContext", "GraderError", "InvalidSubmission", "Player", "Score", "Split"]
 
@@ -184,8 +184,8 @@ class GradeContext:
             InvalidSubmission: ``missing``, ``format``, ``range``, ``too_large`` or ``forbidden``.
         """
         if kind == "class":
-            return strict.read_classes(self.submission, path, header=header, ids=ids, classes=classes)
-        return strict.read_numbers(self.submission, path, header=header, ids=ids, low=low, high=high)
+            return read_classes(self.submission, path, header=header, ids=ids, classes=classes)
+        return read_numbers(self.submission, path, header=header, ids=ids, low=low, high=high)
 
     def texts(self, path: str, *, ids: Sequence[int], max_chars: int = 512, max_words: int = 64) -> list[str]:
         """Read JSON lines ``{"id": int, "text": str}`` of the submission; the texts in the order of ``ids``.
@@ -193,7 +193,7 @@ class GradeContext:
         Raises:
             InvalidSubmission: as :meth:`predictions`.
         """
-        return strict.read_texts(self.submission, path, ids=ids, max_chars=max_chars, max_words=max_words)
+        return read_texts(self.submission, path, ids=ids, max_chars=max_chars, max_words=max_words)
 
     def player(self, entry: str = "strategy.py", role: str = "matches", **hello: Any) -> Player:
         """Run a program of the submission in a fresh, locked-down sandbox; a context manager.
@@ -207,14 +207,14 @@ class GradeContext:
         Raises:
             InvalidSubmission: no such file, or the program could not be loaded in time.
         """
-        if not strict.is_plain_name(entry) or not entry.endswith(".py"):
+        if not is_plain_name(entry) or not entry.endswith(".py"):
             raise GraderError(f"a player's entry must be a relative path to a .py file, got {entry!r}")
-        strict.require_file(self.submission, entry)
+        require_file(self.submission, entry)
         return self.open_player(entry, role, hello)
 
 
 def _inside(folder: Path, name: str, kind: str) -> Path:
-    if not strict.is_plain_name(name):
+    if not is_plain_name(name):
         raise GraderError(f"{kind} data name {name!r} must be a relative path without '..'")
     path = folder / name
     if not path.exists():

@@ -144,6 +144,8 @@ async def grade(
         "params": dict(spec.params),
         "entrypoint": spec.entrypoint,
         "timeout_s": spec.timeout_s,
+        # Players' waits end before our own patience does: a slow submission is invalid, not a grader's fault.
+        "deadline": time.monotonic() + max(spec.timeout_s - 5.0, 0.8 * spec.timeout_s),
         "split": split,
         "folder": str(folder.resolve()),
         "submission": str(snapshot.path.resolve()),
@@ -162,7 +164,7 @@ async def grade(
     log = _Tail(LOG_BYTES)
     host = PlayerHost(player_factory, spec.player, tar)
     try:
-        async with _process(python, log) as (process, control):
+        async with _process(python, log) as (process, control), host:
             with anyio.move_on_after(spec.timeout_s) as clock:
                 verdict, words = await _Conversation(control, host, progress).run(facts)
             if clock.cancelled_caught:
@@ -296,15 +298,14 @@ class _Conversation:
         raw = json.dumps(facts).encode()
         try:
             await self._control.send(encode({"op": "grade"}, raw))
-            async with self._host:
-                while True:
-                    header, payload = await self._receive()
-                    op = header.get("op")
-                    if op in ("score", "invalid"):
-                        return op, json.loads(payload)
-                    if op == "error":
-                        return op, header
-                    await self._serve(header)
+            while True:
+                header, payload = await self._receive()
+                op = header.get("op")
+                if op in ("score", "invalid"):
+                    return op, json.loads(payload)
+                if op == "error":
+                    return op, header
+                await self._serve(header)
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             return "", {}
         except (WireError, ValueError) as error:
@@ -332,7 +333,7 @@ class _Conversation:
             if op == "ending":
                 answer |= await self._host.ending(int(header["player"]))
             elif op == "close":
-                await self._host.close(int(header["player"]))
+                self._host.dismiss(int(header["player"]))
             else:
                 raise GraderError(f"the referee asked for {op!r}, which is not known")
         except GraderError as error:

@@ -140,7 +140,7 @@ class PlayerHost:
         self._players: dict[int, _Player] = {}
         self._opened = 0
         self._tasks: TaskGroup = anyio.create_task_group()
-        self.stderr: list[str] = []
+        self._stderr: dict[int, str] = {}
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -149,12 +149,14 @@ class PlayerHost:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            for number in list(self._players):
-                await self.close(number)
-        finally:
-            self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)  # the block's own error goes on, in no group
+        for number in list(self._players):
+            self.dismiss(number)
+        await self._tasks.__aexit__(None, None, None)  # the block's own error goes on, in no group
+
+    @property
+    def stderr(self) -> list[str]:
+        """The end of what each player printed, in the order of their making; complete after the block."""
+        return [self._stderr[number] for number in sorted(self._stderr)]
 
     async def open(self) -> tuple[int, socket.socket]:
         """Start a player on the submission.
@@ -211,12 +213,14 @@ class PlayerHost:
             player.lost = str(error)
         raise GraderError(f"the player's sandbox was lost: {player.lost}", kind="infrastructure")
 
-    async def close(self, number: int) -> None:
-        """End a player and remove its sandbox, keeping the end of its stderr; no error if it is gone."""
+    def dismiss(self, number: int) -> None:
+        """Begin to end a player and to remove its sandbox; the block waits for it. No error if it is gone."""
         player = self._players.pop(number, None)
-        if player is None:
-            return
-        player.scope.cancel()
+        if player is not None:
+            player.scope.cancel()
+            self._tasks.start_soon(self._close, number, player)
+
+    async def _close(self, number: int, player: _Player) -> None:
         with anyio.CancelScope(shield=True):
             try:
                 await player.connection.aclose()
@@ -225,7 +229,7 @@ class PlayerHost:
                     await player.stream.wait(0.5)
                 with anyio.move_on_after(_STEP_S):
                     tail = (await player.stream.stderr(STDERR_BYTES))[-STDERR_BYTES:]
-                    self.stderr.append(tail.decode("utf-8", "replace"))
+                    self._stderr[number] = tail.decode("utf-8", "replace")
                 with anyio.move_on_after(_STEP_S):
                     await player.stream.aclose()
             except (SandboxError, OSError) as error:

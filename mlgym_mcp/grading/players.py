@@ -274,9 +274,9 @@ class Player:
         return answers
 
     def _check_move(self, move: object, low: int, high: int, length: int | None) -> None:
+        wanted = "an integer" if length is None else f"a list of {length} integers"
         values = [move] if length is None else move
         if not isinstance(values, list) or (length is not None and len(values) != length):
-            wanted = "an integer" if length is None else f"a list of {length} integers"
             raise InvalidSubmission(
                 "range", f"{self._entry}: move() must return {wanted}", f"it returned {_short(move)}"
             )
@@ -284,7 +284,7 @@ class Player:
             if type(value) is not int or not low <= value <= high:
                 raise InvalidSubmission(
                     "range",
-                    f"{self._entry}: move() must return integers between {low} and {high}",
+                    f"{self._entry}: move() must return {wanted} between {low} and {high}",
                     f"it returned {_short(value)}",
                 )
 

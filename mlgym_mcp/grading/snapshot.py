@@ -127,26 +127,19 @@ def _unpack(source: IO[bytes], target: Path, max_bytes: int, max_files: int) -> 
     target.mkdir(mode=0o700)
     files: dict[str, SnapshotFile] = {}
     folders: set[str] = set()
-    max_entries = max_files + _MAX_FOLDERS
     left = max_bytes
-    for count, (entry, content) in enumerate(read_tar(source), start=1):
-        if count > max_entries:
-            raise InvalidSubmission(
-                "too_large", f"the submission has more than {max_entries} files and folders, at most so many may be"
-            )
+    for entry, content in read_tar(source, max_entries=max_files + _MAX_FOLDERS):
         _refuse_clash(entry, files, folders)
         if entry.is_folder:
             folders.add(entry.name)
             continue
         if len(files) == max_files:
-            raise InvalidSubmission(
-                "too_large", f"the submission has more than {max_files} files, at most so many are allowed"
-            )
+            raise InvalidSubmission("too_large", f"the submission has more than the {max_files} files allowed")
         if entry.size > left:
             raise InvalidSubmission(
                 "too_large",
-                f"the submission has more than {max_bytes} bytes with {entry.name!r} ({entry.size} bytes), "
-                "at most so many are allowed",
+                f"the submission has more than the {max_bytes} bytes allowed, counting {entry.name!r} "
+                f"({entry.size} bytes)",
             )
         left -= entry.size
         files[entry.name] = _write(target, entry, content)

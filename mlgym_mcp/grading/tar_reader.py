@@ -46,16 +46,17 @@ class TarEntry:
     is_folder: bool
 
 
-def read_tar(source: IO[bytes]) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+def read_tar(source: IO[bytes], *, max_entries: int) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
     """Entries of an uncompressed tar with their contents, in pieces of at most 1 MiB.
 
     What the caller leaves of a content is skipped. Names are relative and plain, but may repeat.
 
     Raises:
-        InvalidSubmission: ``forbidden`` for what is not a plain file or folder with a plain name, ``format``
-            for what is not a whole tar.
+        InvalidSubmission: ``forbidden`` for what is not a plain file or folder with a plain name, ``too_large``
+            for more entries than ``max_entries``, ``format`` for what is not a whole tar.
     """
     long_name: str | None = None
+    count = 0
     while True:
         header = _exactly(source, BLOCK)
         if header == bytes(BLOCK):
@@ -69,17 +70,23 @@ def read_tar(source: IO[bytes]) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
             continue
         name = _checked(long_name or short_name)
         long_name = None
+        count += 1
+        if count > max_entries:
+            raise InvalidSubmission(
+                "too_large", f"the submission has more than the {max_entries} files and folders allowed"
+            )
         if kind not in (b"0", b"\0", b"5"):
             what = _KINDS.get(kind, f"an entry of the unknown kind {kind!r}")
             raise InvalidSubmission(
                 "forbidden", f"the submission holds {what}, {name!r}; expected plain files and folders only"
             )
         folder = kind == b"5"
+        name = name.rstrip("/") if folder else name
         if folder and size:
             raise InvalidSubmission("format", f"the tar's folder {name!r} has {size} bytes, expected none")
         content = _content(source, size)
         if name:  # "" is the folder that was packed
-            yield TarEntry(name=name.rstrip("/") if folder else name, size=size, is_folder=folder), content
+            yield TarEntry(name=name, size=size, is_folder=folder), content
         for _ in content:
             pass
 

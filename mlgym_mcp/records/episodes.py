@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlgym_sandbox.home import home
-
 from mlgym_mcp.session.journal import FILE_NAME, Event, JournalError, read_journal
+from mlgym_sandbox.home import home
 
 
 @dataclass(frozen=True, slots=True)

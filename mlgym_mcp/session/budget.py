@@ -28,7 +28,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("wall_s", "calls", "validations", "cpu_s"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and (value < 0 or (value == 0 and name != "validations")):
                 raise ValueError(f"budget {name} must be positive, got {value!r}")
 
     def override(

@@ -255,7 +255,7 @@ class Scoring:
             snapshot,
             prepared.public,
             prepared.private,
-            prepared.world,
+            prepared.world(),
             python=session.grader_python or sys.executable,
             player_factory=lambda: session.backend.create(player_spec(session)),
         )
@@ -283,6 +283,9 @@ def grade_spec(task: Task, preset: str) -> GradeSpec:
     """Return what the grading of a task's preset needs to know of its ``task.toml``."""
     spec = task.spec
     player = spec.grader.player
+    limits = None
+    if player is not None:
+        limits = PlayerLimits(player.call_timeout_s, player.total_timeout_s, player.load_timeout_s, player.max_players)
     return GradeSpec(
         task=task.id,
         preset=preset,
@@ -290,7 +293,7 @@ def grade_spec(task: Task, preset: str) -> GradeSpec:
         params=dict(task.preset(preset).params),
         entrypoint=spec.grader.entrypoint,
         timeout_s=float(spec.grader.timeout_s),
-        player=PlayerLimits(player.call_timeout_s, player.total_timeout_s) if spec.submission.kind == "player" else None,
+        player=limits,
     )
 
 

@@ -237,10 +237,8 @@ class Session:
         while self.over is None:
             with anyio.move_on_after(min(_WATCH_S, self.meter.wall_left_s)):
                 await self._ending.wait()
-            if self.over is not None:
-                return
             await self.measure()
-            if (spent := self.meter.exhausted()) is not None:
+            if self.over is None and (spent := self.meter.exhausted()) is not None:
                 await self.end("budget_exhausted" if self.calls.made else "abandoned", spent)
 
     async def measure(self) -> None:

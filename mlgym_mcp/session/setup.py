@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from mlgym_mcp.catalog import Prepared, Task, find_prepared, prepare
+from mlgym_mcp.catalog.spec import PlayerSpec
 from mlgym_mcp.grading.player_host import player_sandbox_spec
 from mlgym_sandbox import Limits, Mount, Sandbox, SandboxSpec, environment
 from mlgym_sandbox.spec import DATA
@@ -72,7 +73,7 @@ def sandbox_spec(session: Session, prepared: Prepared) -> SandboxSpec:
 
 def player_spec(session: Session) -> SandboxSpec:
     """Return the throw-away sandbox in which a submission's code is played: no data, small, short-lived."""
-    limits = session.task.spec.grader.player
+    limits = session.task.spec.grader.player or PlayerSpec()
     return player_sandbox_spec(
         f"mlgym-player-{session.id[:12]}-{secrets.token_hex(5)}",
         environment=session.preset.environment,

@@ -52,7 +52,7 @@ class Cgroup:
 
     @property
     def entrances(self) -> tuple[Path, ...]:
-        """The files that a process writes ``0`` to in order to come in."""
+        """The files to write a pid to, to bring a process in."""
         return tuple(folder / "cgroup.procs" for folder in self.folders)
 
 

@@ -242,6 +242,8 @@ class Channel:
             data = await self._stream.receive()
         except anyio.EndOfStream:
             self._fail("the sandbox has ended or was killed: its connection closed")
+        except SandboxLostError as error:  # the stream knows what became of the sandbox
+            self._fail(str(error))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
             self._fail(f"the connection to the sandbox broke: {error!r}")
         else:
@@ -276,6 +278,8 @@ class Channel:
                 raise self._fail(f"the sandbox took no request for {SEND_TIMEOUT_S:g} s") from None
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
                 raise self._fail(f"the connection to the sandbox broke: {error!r}") from error
+            except SandboxLostError as error:
+                raise self._fail(str(error)) from error
             except BaseException:
                 self._fail("a request was broken off half way")
                 raise
@@ -300,5 +304,3 @@ def _checked(frame: Frame) -> Frame:
         return frame
     kind = _ERRORS.get(str(frame.header.get("kind")), SandboxError)
     raise kind(str(frame.header.get("message", "the sandbox refused without a reason")))
-
-

@@ -363,3 +363,14 @@ async def _run(command: Sequence[str], say: Progress) -> None:
         raise ImageError(f"`{command[0]}` took longer than {BUILD_S:g} s and was stopped") from error
     if code:
         raise ImageError("\n".join([f"`{Path(command[0]).name}` failed with exit code {code}:", *last]))
+
+
+async def installed(engine: Engine | None = None) -> list[str]:
+    """Return the names of the images of ours that the engine has.
+
+    Raises:
+        BackendUnavailableError: the engine does not answer.
+    """
+    engine = engine or Engine()
+    found = await engine.call(lambda client: client.images(filters={"label": "mlgym.image=1"}))
+    return sorted({tag for image in found for tag in image.get("RepoTags") or () if tag != "<none>:<none>"})

@@ -258,9 +258,7 @@ class Sandbox:
         """
         return _entry((await self.channel.request("stat", {"path": path})).header["entry"])
 
-    async def list_files(
-        self, path: str, *, depth: int = 1, limit: int = 1000, hidden: bool = True
-    ) -> Listing:
+    async def list_files(self, path: str, *, depth: int = 1, limit: int = 1000, hidden: bool = True) -> Listing:
         """Return the entries below a folder, ``depth`` levels deep, at most ``limit``; links not followed.
 
         Raises:
@@ -287,7 +285,7 @@ class Sandbox:
             SandboxFileError: the path is missing or not permitted.
             SandboxError: the pattern is no regular expression.
         """
-        args = {"pattern": pattern, "path": path, "glob": glob, "ignore_case": ignore_case}
+        args: dict[str, Any] = {"pattern": pattern, "path": path, "glob": glob, "ignore_case": ignore_case}
         args |= {"limit": limit, "timeout_s": timeout_s}
         frame, body = await self.channel.transfer("search", args, timeout_s=timeout_s + REPLY_TIMEOUT_S)
         matches = tuple(Match(*json.loads(line)) for line in body.splitlines())
@@ -385,7 +383,8 @@ class Sandbox:
         payload = json.dumps(what).encode()
         if len(payload) > START_PAYLOAD_BYTES:
             raise SandboxError(
-                f"the command has {len(payload)} bytes, more than {START_PAYLOAD_BYTES}; write it to a file and run that"
+                f"the command has {len(payload)} bytes, more than {START_PAYLOAD_BYTES}; "
+                "write it to a file and run that"
             )
         args: dict[str, Any] = {"cwd": cwd, "timeout_s": timeout_s, "keep_state": keep_state}
         args |= {"stream": stream, "grace_s": grace_s, "wait_s": wait_s, "limit": output_limit}

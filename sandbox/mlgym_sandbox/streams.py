@@ -44,9 +44,7 @@ class JobStream:
         for at in range(0, len(view), CHUNK):
             piece = bytes(view[at : at + CHUNK])
             # No limit of its own: how long a command may take to read is for the caller to say.
-            reply = await self._sandbox.channel.request(
-                "stdin", {"job": self.id}, piece, timeout_s=float("inf")
-            )
+            reply = await self._sandbox.channel.request("stdin", {"job": self.id}, piece, timeout_s=float("inf"))
             if not reply.header.get("taken", True):
                 raise anyio.BrokenResourceError
 

@@ -64,11 +64,21 @@ class LocalStream:
         await self._process.aclose()
 
 
+class LostStream(LocalStream):
+    """A stream whose connection breaks when the first answer is waited for."""
+
+    async def receive(self) -> bytes:
+        raise SandboxLostError("the engine was stopped")
+
+
 class LocalSandbox:
     """A folder and one process in it; for tests of the grading alone."""
 
-    def __init__(self, folder: Path) -> None:
+    streams = LocalStream
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self.folder = folder
+        self.python = python
         self.closed = False
         self.stream: LocalStream | None = None
 
@@ -89,7 +99,7 @@ class LocalSandbox:
         stderr = self.folder.with_suffix(".stderr")
         with stderr.open("wb") as out:
             process = await anyio.open_process(
-                [sys.executable, *command[1:]],
+                [self.python, *command[1:]],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -97,7 +107,7 @@ class LocalSandbox:
                 env={"PATH": os.defpath},
                 start_new_session=True,
             )
-        self.stream = LocalStream(process, stderr)
+        self.stream = self.streams(process, stderr)
         return self.stream
 
     async def close(self) -> None:
@@ -108,10 +118,9 @@ class LocalSandbox:
 
 
 class LostSandbox(LocalSandbox):
-    """A sandbox whose connection breaks when it is used."""
+    """A sandbox whose engine stops while it is used."""
 
-    async def open_stream(self, *args: Any, **kwargs: Any) -> LocalStream:
-        raise SandboxLostError("the engine was stopped")
+    streams = LostStream
 
 
 @dataclass
@@ -121,9 +130,11 @@ class Sandboxes:
     folder: Path
     made: list[Any] = field(default_factory=list)
     kind: type[LocalSandbox] = LocalSandbox
+    python: str = sys.executable
+    lost: type[LocalSandbox] = LostSandbox
 
     async def __call__(self) -> LocalSandbox:
-        sandbox = self.kind(self.folder / f"player-{len(self.made)}")
+        sandbox = self.kind(self.folder / f"player-{len(self.made)}", self.python)
         self.made.append(sandbox)
         return sandbox
 
@@ -166,9 +177,7 @@ class Bench:
     player_factory: Callable[[], Awaitable[Any]] | None = None
 
     async def snapshot(self, files: Mapping[str, bytes | str]) -> Snapshot:
-        return await store_snapshot(
-            self.tar(files), self.folder / "episode", max_bytes=1 << 20, max_files=20
-        )
+        return await store_snapshot(self.tar(files), self.folder / "episode", max_bytes=1 << 20, max_files=20)
 
     async def grade(
         self, grader: str, files: Mapping[str, bytes | str], split: str = "val", **options: Any

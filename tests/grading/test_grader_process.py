@@ -163,8 +163,9 @@ async def test_the_log_of_a_crash_travels_with_the_error(bench: Any) -> None:
 
 async def test_the_referee_has_a_clean_house(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLGYM_SECRET_TOKEN", "hunter2")
-    with open(os.devnull) as leak:
-        os.set_inheritable(leak.fileno(), True)
+    leak = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(leak, True)
+    try:
         look = """
 import os, resource, sys
 def grade(ctx):
@@ -176,6 +177,8 @@ def grade(ctx):
     return Score({"score": 0.0}, private=facts)
 """
         facts = (await bench.grade(look, {"submission.csv": GOOD})).private
+    finally:
+        os.close(leak)
     assert "MLGYM_SECRET_TOKEN" not in facts["env"]
     assert facts["session"]
     assert facts["cwd"] == []
@@ -206,9 +209,7 @@ async def test_progress_reaches_the_server(bench: Any) -> None:
     assert told == [(0.5, "half"), (1.0, "")]
 
 
-async def test_a_grader_may_import_its_neighbours_but_not_the_servers_packages(
-    bench: Any, tmp_path: Path
-) -> None:
+async def test_a_grader_may_import_its_neighbours_but_not_the_servers_packages(bench: Any, tmp_path: Path) -> None:
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "rules.py").write_text("WORTH = 0.75\n")
     grader = "import rules\ndef grade(ctx):\n    return Score({'score': rules.WORTH})\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import docker
 import pytest
+
 from mlgym_sandbox import images
 from mlgym_sandbox.backends.docker import DockerBackend
 from mlgym_sandbox.errors import SandboxError

@@ -189,7 +189,11 @@ def look(*, users: Users | None = None, limits: bool = True, sized: bool = True)
 
 
 def _ways() -> tuple[Users, ...]:
-    return ("mapped", "single") if os.geteuid() == 0 else ("subuids", "single")
+    if os.geteuid() != 0:
+        return ("subuids", "single")
+    # A root with hardly any uids is the only one of a user namespace. The machine's own root must never be the
+    # agent, not even one without rights.
+    return ("single",) if of_root() is None else ("mapped",)
 
 
 def _identities(way: Users) -> Identities | str:
@@ -304,17 +308,19 @@ def checks(setup: Setup) -> list[Check]:
     user_hint = "sudo apt install uidmap && sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
     return [
         Check("bubblewrap", True, f"{setup.bwrap} {'.'.join(map(str, setup.version))}"),
-        Check("bubblewrap users", two, have["users"] + (f" ({_last_line(setup.why_single)})" if setup.why_single else ""),
-              None if two else user_hint),
+        Check("bubblewrap users", two, have["users"] + _because(setup.why_single), None if two else user_hint),
         Check("bubblewrap memory, processes, cpu", limited, f"{have['memory']}; {have['processes']}; {have['cpu']}",
               None if limited else "run as root, or on a machine with systemd and cgroup v2"),
-        Check("bubblewrap disk", setup.why_no_image is None, have["disk"]
-              + (f" ({_last_line(setup.why_no_image)})" if setup.why_no_image else ""),
+        Check("bubblewrap disk", setup.why_no_image is None, have["disk"] + _because(setup.why_no_image),
               None if setup.why_no_image is None else "run as root on a machine with loop devices"),
         Check("bubblewrap system calls", machine is not None, have["system calls"],
               None if machine else "use the docker backend on this processor"),
         Check("bubblewrap works", True, "a sandbox was started"),
     ]  # fmt: skip
+
+
+def _because(reason: str | None) -> str:
+    return f" ({_last_line(reason)})" if reason else ""
 
 
 def _last_line(text: str) -> str:

@@ -32,7 +32,8 @@ _FILES: Mapping[str, str] = {
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL")
+_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SETPCAP")
+"""What the runner starts with; it drops the last, and all others for good, before its own first line."""
 
 
 @dataclass(slots=True)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -34,15 +36,14 @@ from mlgym_sandbox.backends.docker_engine import Engine, explain, inspect_image
 from mlgym_sandbox.backends.docker_stream import AttachStream, attach
 from mlgym_sandbox.backends.docker_volumes import MIB, Volumes
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError, SandboxLostError
+from mlgym_sandbox.sandbox import Sandbox
 from mlgym_sandbox.spec import DATA, WORKSPACE, Check, SandboxSpec
-
-if TYPE_CHECKING:
-    from mlgym_sandbox.sandbox import Sandbox
 
 PREFIX: Final = "mlgym-"
 START_S: Final = 60.0
 HANDSHAKE_S: Final = 30.0
 CLEANUP_S: Final = 30.0
+DIAGNOSIS_S: Final = 10.0
 _NOT_PASSED_ON: Final = ("HOSTNAME", "HOME", "NVIDIA_VISIBLE_DEVICES")
 
 
@@ -60,6 +61,7 @@ class DockerBackend(Backend):
         self.engine = Engine(host)
         self.volumes = Volumes(self.engine)
         self._starting: anyio.CapacityLimiter | None = None
+        self._streams: weakref.WeakValueDictionary[str, AttachStream] = weakref.WeakValueDictionary()
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Make a container and connect to its runner. See ``Backend.create``."""
@@ -159,7 +161,19 @@ class DockerBackend(Backend):
             raise BackendUnavailableError(f"the Docker engine at {self.engine.url} does not answer: {error}") from error
 
     async def _open(self, name: str, stream: AttachStream, state: docker_state.State) -> Sandbox:
-        raise NotImplementedError
+        async def explain() -> str:
+            why = await self.why_lost(name)
+            last = stream.stderr.strip().rpartition("\n")[2]
+            return f"{why}; its last words: {last[:300]}" if last else why
+
+        stream.explain = explain
+        # The engine feeds all that are attached at the pace of the slowest: one that nobody reads stops them all.
+        if (earlier := self._streams.get(name)) is not None:
+            await earlier.aclose()
+        self._streams[name] = stream
+        return await Sandbox.connect(
+            name, stream, state.magic, remove=partial(self.remove, name), timeout_s=HANDSHAKE_S
+        )
 
     async def _discard(self, name: str, volume: str) -> None:
         """Remove what a failed or cancelled ``create`` made; what another made under that name stays."""
@@ -235,17 +249,27 @@ class DockerBackend(Backend):
         """Look for an engine, its limits, images and GPUs, and make a sandbox. See ``Backend.probe``."""
         return await docker_probe.probe(self)
 
+    async def aclose(self) -> None:
+        """Close idle connections to the engine; sandboxes stay."""
+        await self.engine.aclose()
+
     async def why_lost(self, name: str) -> str:
         """Say in one sentence why a connection to a sandbox ended."""
         try:
-            about = await self._inspect(name)
+            with anyio.fail_after(DIAGNOSIS_S):
+                # The stream ends a little before the engine has noted the container's end.
+                for _ in range(10):
+                    about = await self._inspect(name)
+                    if about is None:
+                        return "the sandbox is gone: its container was removed from outside"
+                    if not about["State"].get("Running"):
+                        return _epitaph(about["State"])
+                    await anyio.sleep(0.15)
         except SandboxError as error:
             return f"the connection to the sandbox broke: {error}"
-        if about is None:
-            return "the sandbox's container was removed from outside"
-        if about["State"].get("Running"):
-            return "the connection to the sandbox broke, but it runs on: attach to it again"
-        return _epitaph(about["State"])
+        except TimeoutError:
+            return f"the connection to the sandbox broke, and the Docker engine at {self.engine.url} does not answer"
+        return "the connection to the sandbox broke, but it runs on: attach to it again"
 
     async def _inspect(self, name: str) -> dict[str, Any] | None:
         def work(client: docker.APIClient) -> dict[str, Any] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -27,6 +29,8 @@ T = TypeVar("T")
 CALL_S: Final = 30.0
 """How long an ordinary call to the engine may take."""
 THREADS: Final = 32
+SOME_VERSION: Final = "1.41"
+"""Any version of the API: only for asking which one the engine speaks."""
 DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
 
 
@@ -54,6 +58,7 @@ class Engine:
     def __init__(self, host: str | None = None) -> None:
         self._settings: dict[str, Any] | None = {"base_url": host} if host else None
         self._client: docker.APIClient | None = None
+        self._close: Callable[[], object] | None = None
         self._info: EngineInfo | None = None
         self._lock = threading.Lock()
         self._limiter = anyio.CapacityLimiter(THREADS)
@@ -115,8 +120,12 @@ class Engine:
             ) from error
         except docker.errors.APIError:
             raise
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-            self._client = None
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+            await self.aclose()
+            if "paramiko" in str(error):  # what the SDK says when it cannot speak ssh
+                raise BackendUnavailableError(
+                    f"an engine at {self.url} needs paramiko: pip install 'docker[ssh]'"
+                ) from error
             raise BackendUnavailableError(
                 f"the Docker engine at {self.url} does not answer ({_innermost(error)}); "
                 "start it (systemctl start docker, or Docker Desktop), or set DOCKER_HOST to one that runs"
@@ -139,17 +148,41 @@ class Engine:
             )
         return self._info
 
+    async def aclose(self) -> None:
+        """Close idle connections. The engine can still be used afterwards."""
+        with anyio.move_on_after(5, shield=True):
+            await anyio.to_thread.run_sync(self._drop, limiter=self._limiter, abandon_on_cancel=True)
+
+    def _drop(self) -> None:
+        """Forget the client, so that the next call begins with fresh connections."""
+        with self._lock:
+            close, self._close, self._client = self._close, None, None
+        if close is not None:
+            close()
+
     def _connect(self) -> docker.APIClient:
+        # The SDK never closes a socket that it could not connect: look first.
+        if self.address.local:
+            with socket.socket(socket.AF_UNIX) as trial:
+                trial.settimeout(10)
+                trial.connect(self.url.partition("://")[2])
         with self._lock:
             if self._client is None:
-                self._client = docker.APIClient(
-                    **self.settings,
-                    version="auto",
-                    timeout=60,
-                    max_pool_size=THREADS,
-                    use_ssh_client=self.url.startswith("ssh://"),
-                )
+                self._client = self._make()
+                # A backend is made and dropped freely; its connections close with it.
+                self._close = weakref.finalize(self, self._client.close)
             return self._client
+
+    def _make(self) -> docker.APIClient:
+        ssh = self.url.startswith("ssh://")
+        options = {**self.settings, "timeout": 60, "max_pool_size": THREADS, "use_ssh_client": ssh}
+        # Negotiated here and not by the SDK's "auto", which would leave its connection open when it fails.
+        asking = docker.APIClient(**options, version=SOME_VERSION)
+        try:
+            version = str(asking.version(api_version=False)["ApiVersion"])
+        finally:
+            asking.close()
+        return docker.APIClient(**options, version=version)
 
 
 def _settings_here() -> dict[str, Any]:

@@ -84,10 +84,15 @@ class AttachStream(anyio.abc.ByteStream):
     """A container's stdin (send) and stdout (receive) over one connection to the engine.
 
     Closing it neither ends the container nor closes its stdin: another server may attach later.
+
+    ``explain``, when set, is asked for a sentence when the connection ends, which is then raised as
+    ``SandboxLostError`` instead of anyio's errors: the stream's end alone says nothing.
     """
 
     def __init__(self, connection: anyio.abc.ByteStream, leftover: bytes = b"") -> None:
+        self.explain: Callable[[], Awaitable[str]] | None = None
         self._connection = connection
+        self._lost: str | None = None
         self._frames = Demultiplexer()
         self._leftover = leftover
         self._ready = b""
@@ -103,7 +108,15 @@ class AttachStream(anyio.abc.ByteStream):
         Raises:
             anyio.EndOfStream: the engine closed the connection: the container ended, or the engine did.
             anyio.BrokenResourceError: the connection broke, or carries something that is no frame.
+            SandboxLostError: instead of these, when ``explain`` is set.
         """
+        try:
+            return await self._receive(max_bytes)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
+            await self._raise_lost(error)
+            raise
+
+    async def _receive(self, max_bytes: int) -> bytes:
         while not self._ready:
             data, self._leftover = self._leftover, b""
             if not data:
@@ -117,8 +130,18 @@ class AttachStream(anyio.abc.ByteStream):
         return data
 
     async def send(self, item: bytes) -> None:
-        """Write to the container's stdin."""
-        await self._connection.send(item)
+        """Write to the container's stdin. Raises as ``receive`` does."""
+        try:
+            await self._connection.send(item)
+        except (anyio.BrokenResourceError, OSError) as error:
+            await self._raise_lost(error)
+            raise
+
+    async def _raise_lost(self, error: Exception) -> None:
+        if self._lost is None and self.explain is not None:
+            self._lost = await self.explain()
+        if self._lost is not None:
+            raise SandboxLostError(self._lost) from error
 
     async def send_eof(self) -> None:
         """Do nothing: the container's stdin stays open for the next server."""

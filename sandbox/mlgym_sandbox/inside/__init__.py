@@ -40,7 +40,7 @@ def runner_config(
     env: Mapping[str, str] | None = None,
     output_bytes: int = 16 << 20,
     storage_bytes: int | None = None,
-    disk_paths: Sequence[str] = ("/workspace", "/tmp"),  # noqa: S108 - the sandbox's own, private
+    disk_paths: Sequence[str] = ("/workspace", "/tmp"),
     oom_fd: int | None = None,
     cgroup_dir: str | None = "/sys/fs/cgroup",
     nofile: int = 4096,

@@ -52,12 +52,14 @@ def _start(order: Order) -> None:
     _move(os.open("/dev/null", os.O_RDONLY), OOM_COUNTER)
     failed, fail = os.pipe()
     info, tell = os.pipe()
+    waiting, go = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            os.close(go)
             os.setsid()
             _detach_output(order["folder"])
-            _become(order, tell)
+            _become(order, tell, waiting)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             os.write(fail, f"{error.strerror or error}{where}".encode(errors="replace"))
@@ -67,6 +69,16 @@ def _start(order: Order) -> None:
             os._exit(127)
     os.close(fail)
     os.close(tell)
+    try:
+        # Changing group takes the kernel as long as all the mounting: so the two go on at the same time.
+        for entrance in order["entrances"]:
+            _write(entrance, str(child).encode())
+    except OSError:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        raise
+    os.write(go, b"1")
+    os.close(go)
     if problem := _read_all(failed):
         os.waitpid(child, 0)
         raise OSError(0, problem.decode(errors="replace"))
@@ -80,11 +92,9 @@ def _start(order: Order) -> None:
     os.rename(temporary, os.path.join(order["folder"], PIDS))
 
 
-def _become(order: Order, tell: int) -> None:
-    """Turn this process into bubblewrap, in the right group, namespaces and with the right descriptors."""
+def _become(order: Order, tell: int, waiting: int) -> None:
+    """Turn this process into bubblewrap, in the right namespaces and with the right descriptors."""
     os.umask(0o022)
-    for entrance in order["entrances"]:
-        _write(entrance, b"0")
     counter = order["oom_counter"]
     if counter is not None:
         descriptor = os.open(_scope_counter() if counter == "scope" else counter, os.O_RDONLY)
@@ -103,6 +113,8 @@ def _become(order: Order, tell: int) -> None:
     words["info"] = str(tell)
     arguments = [words[word[1:-1]] if _is_reference(word) else word for word in order["arguments"]]
     given = _memory_file("arguments", b"".join(word.encode() + b"\0" for word in arguments))
+    if os.read(waiting, 1) != b"1":
+        raise OSError(0, "the launcher died")  # and this process is under no limits
     # The rest of the arguments go by descriptor: paths of the machine would show up in process listings.
     command = ["bwrap", "--args", str(given), "--", *order["command"]]
     os.execve(order["bwrap"], command, {"PATH": "/usr/bin:/bin"})

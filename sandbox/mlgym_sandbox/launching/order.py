@@ -36,7 +36,7 @@ if TYPE_CHECKING:
             gids: the gid map.
             newuidmap: path of the program for ``subuids``.
             newgidmap: its sister.
-            entrances: files to write ``0`` to in order to come under the limits.
+            entrances: files to write a pid to, to bring it under the limits.
             oom_counter: path of the counter; ``scope`` for the one of the scope that systemd has put us in.
             rlimits: resource number and limit.
             image: an ext4 image to mount as the source ``workspace``.

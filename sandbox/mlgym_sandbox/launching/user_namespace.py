@@ -33,6 +33,8 @@ def make(uids: Map, gids: Map, newuidmap: str | None, newgidmap: str | None) -> 
     holder = os.fork()
     if holder == 0:
         try:
+            os.close(said)
+            os.close(tell)  # so that the maker's end, or its death, is seen as the end of the pipe
             kernel.unshare(kernel.CLONE_NEWUSER)
             os.write(say, b"u")
             os.read(heard, 1)

@@ -1,0 +1,286 @@
+"""The proof of a task: what must hold before anybody's score on it means something.
+
+Every submission goes exactly the agent's way: files into a session's workspace, commands in its sandbox, the
+snapshot, the referee.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import tarfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from mlgym_mcp.catalog import Catalog, Prepared, Task
+from mlgym_mcp.catalog.adversarial import Adversarial, adversarial
+from mlgym_mcp.grading.gold import gold_submission
+from mlgym_mcp.session.errors import InfrastructureError, RefusedError
+from mlgym_mcp.session.registry import SessionRegistry
+from mlgym_mcp.session.scoring import Score
+from mlgym_mcp.session.session import Session
+from mlgym_sandbox import Sandbox
+
+_READY_S = 1800.0
+_WINDOW = 48
+"""Bytes of a hidden file that must not occur in a visible one."""
+
+_SURVEY = r"""
+import hashlib, json, os, sys
+sizes, skip = set(json.loads(sys.argv[1])), ("/proc", "/sys", "/dev", "/usr", "/opt/env")
+found = []
+for folder, folders, files in os.walk("/"):
+    folders[:] = [d for d in folders if os.path.join(folder, d) not in skip]
+    for name in files:
+        path = os.path.join(folder, name)
+        try:
+            if os.path.isfile(path) and os.path.getsize(path) in sizes:
+                found.append([path, hashlib.sha256(open(path, "rb").read()).hexdigest()])
+        except OSError:
+            pass
+print(json.dumps({"same_size": found, "listed": {p: os.path.exists(p) for p in json.loads(sys.argv[2])}}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: whether it holds, and what was seen."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+async def prove(
+    catalog: Catalog, task_id: str, preset: str, *, sandbox: str = "auto", unsafe: bool = False
+) -> AsyncIterator[Finding]:
+    """Yield the findings on a task, one by one: solutions, perfect and hostile submissions, visibility.
+
+    Raises:
+        TaskError: no such task or preset.
+        BackendUnavailableError: no sandbox can be had.
+        InfrastructureError: a session could not be prepared.
+    """
+    task = catalog.get(task_id)
+    task.preset(preset)
+    registry = SessionRegistry(catalog, sandbox=sandbox, unsafe=unsafe)
+    async with registry.run():
+        maker = _Proof(registry, task, preset)
+        async for finding in maker.findings():
+            yield finding
+
+
+class _Proof:
+    """The sessions that one proof needs."""
+
+    def __init__(self, registry: SessionRegistry, task: Task, preset: str) -> None:
+        self._registry = registry
+        self._task = task
+        self._preset = preset
+        self._chosen = task.preset(preset)
+        self._metric = task.spec.primary_metric
+        self._sign = 1.0 if self._metric.direction == "max" else -1.0
+
+    async def findings(self) -> AsyncIterator[Finding]:
+        baseline = await self._solution("baseline")
+        yield self._as_recorded("baseline", baseline, self._chosen.baseline.sd)
+        reference = await self._solution("reference")
+        yield self._as_recorded("reference", reference, self._chosen.solution.sd)
+        yield self._better(baseline, reference)
+        async with self._session() as session:
+            gold = await gold_submission(session.task, self._preset, session.prepared, session.grader_python)
+            if gold is not None:
+                yield await self._gold(session, gold)
+        async with self._session() as session:
+            yield await self._visibility(session)
+            for attempt in adversarial(self._task.spec, gold or {}):
+                yield await self._refused(session, attempt)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        """A session without a budget of calls, ready to work."""
+        budget = {"validations": 1_000_000, "wall_s": 86_400.0, "calls": 1_000_000}
+        session = await self._registry.create(
+            self._task.id, preset=self._preset, budget=budget, metadata={"purpose": "tasks check"}
+        )
+        try:
+            with anyio.fail_after(_READY_S):
+                while not session.ready and session.over is None:
+                    await anyio.sleep(0.05)
+            if session.over is not None:
+                raise InfrastructureError(session.over_text())
+            yield session
+        finally:
+            await session.end("abandoned", "the proof is done with it")
+            with anyio.CancelScope(shield=True):
+                await session.wait_ended()
+
+    async def _solution(self, kind: str) -> tuple[Score, float, float]:
+        """Play a solution as an agent would; returns its test score, wall seconds and CPU seconds."""
+        solution = self._task.solution("baseline" if kind == "baseline" else "reference")
+        async with self._session() as session:
+            sandbox = await session.sandbox()
+            await sandbox.untar(_tar({name: path.read_bytes() for name, path in solution.files.items()}))
+            begin = anyio.current_time()
+            if solution.command is not None:
+                status, _ = await sandbox.run(solution.command, wait_s=5, timeout_s=self._chosen.run_s)
+                while status.state == "running":
+                    status = await sandbox.wait(status.id, 30)
+                if status.exit_code != 0:
+                    tail = (await sandbox.output(status.id, -500, 500)).data.decode("utf-8", "replace")
+                    raise InfrastructureError(f"the {kind} ended with exit code {status.exit_code}: {tail}")
+            seconds = anyio.current_time() - begin
+            cpu = (await sandbox.usage()).cpu_s
+            return await _final(session), seconds, cpu
+
+    def _as_recorded(self, kind: str, played: tuple[Score, float, float], sd: float | None) -> Finding:
+        score, seconds, cpu = played
+        recorded = (self._chosen.baseline if kind == "baseline" else self._chosen.solution).value(self._metric.name)
+        what = f"{kind} scores as recorded"
+        if not score.valid:
+            return Finding(what, ok=False, detail=f"{score.code}: {score.reason}")
+        value, error = score.metrics[self._metric.name], score.se.get(self._metric.name, 0.0)
+        if recorded is None:
+            return Finding(what, ok=False, detail=f"{value:.4f}, but task.toml records nothing")
+        spread = sd or error
+        return Finding(
+            what,
+            ok=abs(value - recorded) <= 3 * spread,
+            detail=f"{value:.4f} ± {error:.4f}; recorded {recorded:.4f}, sd {spread:.4f}; "
+            f"{seconds:.1f} s, {cpu:.1f} CPU s, graded in {score.seconds:.1f} s",
+        )
+
+    def _better(self, baseline: tuple[Score, float, float], reference: tuple[Score, float, float]) -> Finding:
+        name = self._metric.name
+        if not (baseline[0].valid and reference[0].valid):
+            return Finding("reference is clearly better", ok=False, detail="one of them has no score")
+        gain = self._sign * (reference[0].metrics[name] - baseline[0].metrics[name])
+        error = math.hypot(baseline[0].se.get(name, 0.0), reference[0].se.get(name, 0.0))
+        return Finding(
+            "reference is clearly better",
+            ok=gain >= 5 * error and gain > 0,
+            detail=f"by {gain:.4f}, which is {gain / error:.0f} standard errors" if error else f"by {gain:.4f}",
+        )
+
+    async def _gold(self, session: Session, gold: Mapping[str, bytes]) -> Finding:
+        sandbox = await session.sandbox()
+        await sandbox.untar(_tar(gold))
+        score = await _final(session)
+        if not score.valid:
+            return Finding("perfect submission is optimal", ok=False, detail=f"{score.code}: {score.reason}")
+        value = score.metrics[self._metric.name]
+        optimal = self._metric.optimal
+        return Finding(
+            "perfect submission is optimal",
+            ok=optimal is not None and math.isclose(value, optimal, rel_tol=1e-9, abs_tol=1e-9),
+            detail=f"{value:.6g}, optimal {optimal}",
+        )
+
+    async def _refused(self, session: Session, attempt: Adversarial) -> Finding:
+        sandbox = await session.sandbox()
+        await _clear(sandbox)
+        await sandbox.untar(_tar(attempt.files))
+        if attempt.command is not None:
+            status, _ = await sandbox.run(attempt.command, wait_s=60)
+            if status.exit_code != 0:
+                return Finding(f"refused: {attempt.name}", ok=False, detail=f"could not be set up: {status}")
+        try:
+            score = await _validated(session)
+        except InfrastructureError as exc:
+            return Finding(f"refused: {attempt.name}", ok=False, detail=str(exc))
+        if score.valid:
+            honest = "valid" in attempt.expect
+            return Finding(f"harmless: {attempt.name}" if honest else f"refused: {attempt.name}", honest, score.line())
+        return Finding(
+            f"refused: {attempt.name}", ok=score.code in attempt.expect, detail=f"{score.code}: {score.reason}"
+        )
+
+    async def _visibility(self, session: Session) -> Finding:
+        """Look for hidden bytes from inside: as whole files anywhere, and as pieces in what the task shows."""
+        prepared = session.prepared
+        hidden = await anyio.to_thread.run_sync(_hidden_files, prepared)
+        places = [prepared.private, prepared.private.parent, self._registry.root, self._task.folder]
+        sandbox = await session.sandbox()
+        status, output = await sandbox.run(
+            [
+                "python",
+                "-c",
+                _SURVEY,
+                json.dumps([len(d) for d in hidden.values()]),
+                json.dumps([str(p) for p in places]),
+            ],
+            wait_s=120,
+            output_limit=1 << 20,
+        )
+        if status.exit_code != 0:
+            return Finding("no hidden byte is visible", ok=False, detail=f"the survey failed: {output.data[-300:]!r}")
+        seen = json.loads(output.data)
+        sums = {hashlib.sha256(data).hexdigest(): name for name, data in hidden.items()}
+        leaks = [f"{path} is {sums[digest]}" for path, digest in seen["same_size"] if digest in sums]
+        leaks += [f"{path} exists" for path, there in seen["listed"].items() if there]
+        leaks += await anyio.to_thread.run_sync(_pieces, hidden, prepared.public)
+        detail = "; ".join(leaks) or f"{len(hidden)} hidden files, none of them, no piece and no path of them seen"
+        return Finding("no hidden byte is visible", ok=not leaks, detail=detail)
+
+
+def _hidden_files(prepared: Prepared) -> dict[str, bytes]:
+    return {
+        path.relative_to(prepared.private).as_posix(): path.read_bytes()
+        for path in sorted(prepared.private.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _pieces(hidden: Mapping[str, bytes], public: Path) -> list[str]:
+    """Look for windows of hidden files in public ones. Windows of few different bytes say nothing."""
+    leaks = []
+    shown = {path: path.read_bytes() for path in sorted(public.rglob("*")) if path.is_file()}
+    for name, data in hidden.items():
+        step = max(_WINDOW, len(data) // 50)
+        windows = [data[i : i + _WINDOW] for i in range(0, max(1, len(data) - _WINDOW), step)]
+        for path, content in shown.items():
+            if any(len(set(w)) > 8 and len(w) == _WINDOW and w in content for w in windows):
+                leaks.append(f"a piece of {name} is in {path.name}")
+    return leaks
+
+
+async def _clear(sandbox: Sandbox) -> None:
+    await sandbox.kill_all()
+    await sandbox.run("find /workspace -mindepth 1 -delete", wait_s=30)
+
+
+async def _validated(session: Session) -> Score:
+    """Validate, waiting as long as the grading takes."""
+    while True:
+        try:
+            return await session.scoring.score("validate")
+        except RefusedError as exc:
+            if session.over is not None:
+                raise InfrastructureError(str(exc)) from exc
+
+
+async def _final(session: Session) -> Score:
+    """Submit, waiting as long as the grading takes."""
+    while True:
+        try:
+            return await session.scoring.score("submit")
+        except RefusedError as exc:
+            if session.over is not None:
+                raise InfrastructureError(str(exc)) from exc
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mode = 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
