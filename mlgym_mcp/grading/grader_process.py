@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import anyio
 from anyio import CapacityLimiter, to_thread
-from anyio.abc import Process, UNIXSocketStream
+from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from mlgym_mcp.grading.api import Split
@@ -33,6 +33,7 @@ from mlgym_mcp.grading.errors import INVALID_CODES, GraderError
 from mlgym_mcp.grading.player_host import PlayerFactory, PlayerHost, PlayerLimits, referee_package
 from mlgym_mcp.grading.snapshot import Snapshot, pack_snapshot
 from mlgym_mcp.grading.wire import PREFIX, WireError, decode_header, encode, header_length, payload_size
+from mlgym_sandbox.sockets import ConnectedSocket
 
 __all__ = ["GradeResult", "GradeSpec", "PlayerLimits", "Progress", "grade"]
 
@@ -206,14 +207,14 @@ class _Tail:
 
 
 @contextlib.asynccontextmanager
-async def _process(python: str | Path, log: _Tail) -> AsyncIterator[tuple[Process, UNIXSocketStream]]:
+async def _process(python: str | Path, log: _Tail) -> AsyncIterator[tuple[Process, ConnectedSocket]]:
     """A referee and our end of its control channel; neither it nor its folder outlives the block."""
     scratch = await to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="mlgym-referee-"), limiter=_LIMITER)
     ours, theirs = socket.socketpair()
     alive_read, alive_write = os.pipe()
     try:
         ours.setblocking(False)
-        control = await UNIXSocketStream.from_socket(ours)
+        control = ConnectedSocket(ours)
         async with control:
             try:
                 process = await anyio.open_process(
@@ -287,7 +288,7 @@ async def _ending(process: Process) -> str:
 class _Conversation:
     """The server's half of the control channel."""
 
-    def __init__(self, control: UNIXSocketStream, host: PlayerHost, progress: Progress | None) -> None:
+    def __init__(self, control: ConnectedSocket, host: PlayerHost, progress: Progress | None) -> None:
         self._control = control
         self._frames = BufferedByteReceiveStream(control)
         self._host = host

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import anyio
-from anyio.abc import TaskGroup, UNIXSocketStream
+from anyio.abc import TaskGroup
 
 from mlgym_mcp.grading.errors import GraderError
 from mlgym_sandbox.errors import SandboxError
+from mlgym_sandbox.sockets import ConnectedSocket
 from mlgym_sandbox.spec import Limits, SandboxSpec
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def player_sandbox_spec(
 class _Player:
     sandbox: PlayerSandbox
     stream: PlayerStream
-    connection: UNIXSocketStream
+    connection: ConnectedSocket
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     lost: str | None = None
 
@@ -184,7 +185,7 @@ class PlayerHost:
                 await sandbox.untar(self._tar)
                 total_s = self._limits.load_timeout_s + self._limits.total_timeout_s
                 stream = await sandbox.open_stream(player_command(), timeout_s=total_s)
-            connection = await UNIXSocketStream.from_socket(ours)
+            connection = ConnectedSocket(ours)
         except BaseException as error:
             ours.close()
             theirs.close()

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,13 +20,12 @@ from pathlib import Path
 import anyio
 
 from mlgym_mcp.catalog import Catalog, Prepared, Task
-from mlgym_mcp.catalog.adversarial import Adversarial, adversarial
-from mlgym_mcp.grading.gold import gold_submission
+from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
+from mlgym_mcp.catalog.gold import gold as gold_submission
 from mlgym_mcp.session.errors import InfrastructureError, RefusedError
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.scoring import Score
 from mlgym_mcp.session.session import Session
-from mlgym_sandbox import Sandbox
 
 _READY_S = 1800.0
 _WINDOW = 48
@@ -94,12 +94,13 @@ class _Proof:
         yield self._as_recorded("reference", reference, self._chosen.solution.sd)
         yield self._better(baseline, reference)
         async with self._session() as session:
-            gold = await gold_submission(session.task, self._preset, session.prepared, session.grader_python)
+            python = session.grader_python or Path(sys.executable)
+            gold = await gold_submission(session.task, session.prepared, python)
             if gold is not None:
                 yield await self._gold(session, gold)
         async with self._session() as session:
             yield await self._visibility(session)
-            for attempt in adversarial(self._task.spec, gold or {}):
+            for attempt in adversarial(self._task.spec, gold):
                 yield await self._refused(session, attempt)
 
     @asynccontextmanager
@@ -183,23 +184,30 @@ class _Proof:
         )
 
     async def _refused(self, session: Session, attempt: Adversarial) -> Finding:
-        sandbox = await session.sandbox()
-        await _clear(sandbox)
-        await sandbox.untar(_tar(attempt.files))
-        if attempt.command is not None:
-            status, _ = await sandbox.run(attempt.command, wait_s=60)
-            if status.exit_code != 0:
-                return Finding(f"refused: {attempt.name}", ok=False, detail=f"could not be set up: {status}")
+        what = f"hostile: {attempt.name}"
         try:
-            score = await _validated(session)
+            score = await self._tried(session, attempt.files, attempt.commands)
         except InfrastructureError as exc:
-            return Finding(f"refused: {attempt.name}", ok=False, detail=str(exc))
-        if score.valid:
-            honest = "valid" in attempt.expect
-            return Finding(f"harmless: {attempt.name}" if honest else f"refused: {attempt.name}", honest, score.line())
-        return Finding(
-            f"refused: {attempt.name}", ok=score.code in attempt.expect, detail=f"{score.code}: {score.reason}"
-        )
+            return Finding(what, ok=False, detail=str(exc))
+        if not score.valid:
+            return Finding(what, ok=score.code in attempt.expect, detail=f"refused, {score.code}: {score.reason}")
+        if VALID not in attempt.expect:
+            return Finding(what, ok=False, detail=f"got a score: {score.line()}")
+        honest = await self._tried(session, attempt.honest, "")
+        same = honest.valid and honest.metrics == score.metrics
+        return Finding(what, ok=same, detail=f"{score.line()}; without the trick: {honest.line()}")
+
+    async def _tried(self, session: Session, files: Mapping[str, bytes], commands: str) -> Score:
+        """Validate a workspace that holds just these files, after these commands."""
+        sandbox = await session.sandbox()
+        await sandbox.kill_all()
+        await sandbox.run("find /workspace -mindepth 1 -delete", wait_s=30)
+        await sandbox.untar(_tar(files))
+        if commands:
+            status, output = await sandbox.run(commands, wait_s=60)
+            if status.exit_code != 0:
+                raise InfrastructureError(f"the attack could not be set up: {output.data[-300:]!r}")
+        return await _validated(session)
 
     async def _visibility(self, session: Session) -> Finding:
         """Look for hidden bytes from inside: as whole files anywhere, and as pieces in what the task shows."""
@@ -248,11 +256,6 @@ def _pieces(hidden: Mapping[str, bytes], public: Path) -> list[str]:
             if any(len(set(w)) > 8 and len(w) == _WINDOW and w in content for w in windows):
                 leaks.append(f"a piece of {name} is in {path.name}")
     return leaks
-
-
-async def _clear(sandbox: Sandbox) -> None:
-    await sandbox.kill_all()
-    await sandbox.run("find /workspace -mindepth 1 -delete", wait_s=30)
 
 
 async def _validated(session: Session) -> Score:

@@ -14,6 +14,8 @@ from mlgym_sandbox.errors import JobNotFoundError
 from mlgym_sandbox.spec import JobStatus
 
 _KEEP = 60_000
+_FIRST_S = 1.0
+"""Commands that end within this time cost one round trip and no progress report."""
 _TICK_S = 5.0
 
 JobId = Annotated[str, Field(description="The job's id, as shell or job_list told it.")]
@@ -47,7 +49,7 @@ async def shell(
         raise MisuseError("The command holds a NUL character, which no command line can.")
     async with call.session.working() as sandbox:
         status, output = await sandbox.run(
-            command, wait_s=min(_TICK_S, call.session.config.wait_s), timeout_s=timeout_s, keep_state=True
+            command, wait_s=min(_FIRST_S, call.session.config.wait_s), timeout_s=timeout_s, keep_state=True
         )
         if status.state == "running":
             status = await _wait(call, sandbox, status, call.session.config.wait_s - status.seconds)

@@ -182,13 +182,7 @@ class Channel:
 
     async def aclose(self) -> None:
         """Drop the connection; every pending and later call raises SandboxLostError."""
-        if self._lost is None:
-            self._fail("the connection to the sandbox was closed")
-        with anyio.move_on_after(2, shield=True):
-            try:
-                await self._stream.aclose()
-            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass
+        await self._give_up("the connection to the sandbox was closed")
 
     # --- inner works
 
@@ -241,13 +235,15 @@ class Channel:
         try:
             data = await self._stream.receive()
         except anyio.EndOfStream:
-            self._fail("the sandbox has ended or was killed: its connection closed")
-        except SandboxLostError as error:  # the stream knows what became of the sandbox
-            self._fail(str(error))
+            await self._give_up("the sandbox has ended or was killed: its connection closed")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            self._fail(f"the connection to the sandbox broke: {error!r}")
+            await self._give_up(f"the connection to the sandbox broke: {error!r}")
+        except SandboxLostError as error:  # a stream that knows better why it ended
+            await self._give_up(str(error))
         else:
             self._dispatch(data)
+            if self._lost is not None:
+                await self._give_up(self._lost)
 
     def _dispatch(self, data: bytes) -> None:
         try:
@@ -290,6 +286,15 @@ class Channel:
                 await self.notify("abandon", {"target": number})
             except SandboxError:
                 pass
+
+    async def _give_up(self, why: str) -> SandboxLostError:
+        error = self._fail(why)
+        with anyio.move_on_after(2, shield=True):
+            try:
+                await self._stream.aclose()
+            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass
+        return error
 
     def _fail(self, why: str) -> SandboxLostError:
         if self._lost is None:

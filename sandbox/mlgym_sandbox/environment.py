@@ -186,14 +186,14 @@ def _settle(name: str, building: Path) -> None:
     config = building / "pyvenv.cfg"
     kept = [line for line in config.read_text().splitlines() if not line.startswith(("command", "prompt"))]
     config.write_text("\n".join(kept) + "\n")
-    ours, theirs = f"#!{building}/bin/python".encode(), f"#!{INSIDE}/bin/python".encode()
+    ours, theirs = str(building).encode(), INSIDE.encode()
     for script in (building / "bin").iterdir():
         if script.name.lower().startswith("activate"):
             script.unlink()
         elif script.is_file() and not script.is_symlink():
             data = script.read_bytes()
-            if data.startswith(ours):
-                script.write_bytes(theirs + data[len(ours) :])
+            if data.startswith(b"#!") and ours in data:
+                script.write_bytes(data.replace(ours, theirs))
     (building / _MARKER).write_text(json.dumps({"name": name, "python": platform.python_version()}) + "\n")
     # A sandbox may run as another user than the one whose umask made these.
     for root, _folders, files in os.walk(building):

@@ -72,7 +72,7 @@ class BuiltImage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class Target:
     """The Python inside a base image, for choosing wheels."""
 
     version: tuple[int, int, int]
@@ -240,7 +240,7 @@ def _build_here(
                 last = [*last[-7:], text]
 
 
-async def _look_into(engine: Engine, base: str, say: Progress) -> _Target:
+async def _look_into(engine: Engine, base: str, say: Progress) -> Target:
     """Ask the base image's Python what it is, pulling the image if the engine does not have it."""
 
     def pull(client: docker.APIClient) -> None:
@@ -278,17 +278,17 @@ async def _look_into(engine: Engine, base: str, say: Progress) -> _Target:
         version, machine, libc, _ = json.loads(answer.strip().splitlines()[-1])
     except (ValueError, IndexError) as error:
         raise ImageError(f"the base image {base} has no working python3: {answer.strip()[-300:]}") from error
-    return _Target((version[0], version[1], version[2]), machine, (libc[0], libc[1]))
+    return Target((version[0], version[1], version[2]), machine, (libc[0], libc[1]))
 
 
-async def _fetch_wheels(context: Path, requirements: str, target: _Target, say: Progress) -> None:
+async def _fetch_wheels(context: Path, requirements: str, target: Target, say: Progress) -> None:
     """Download the pinned wheels for the base's Python into ``wheels/`` of the build context."""
     short = f"{target.version[0]}{target.version[1]}"
     full = ".".join(map(str, target.version))
     async with _pip(say) as pip:
         lock = context / requirements
         # pip judges `; python_full_version < ...` by the Python it runs in, not by the one asked for.
-        await _run([pip[0], "-I", "-c", _APPLY_MARKERS, str(lock), full, target.machine], say)
+        await _run([pip[0], "-I", "-c", APPLY_MARKERS, str(lock), full, target.machine], say)
         command = [*pip, "download", "--quiet", "--only-binary=:all:", "--dest", str(context / "wheels")]
         command += ["--implementation", "cp", "--python-version", full, "--abi", f"cp{short}", "--abi", "abi3"]
         command += ["--abi", "none"]
@@ -298,7 +298,7 @@ async def _fetch_wheels(context: Path, requirements: str, target: _Target, say: 
         await _run([*command, "--requirement", str(lock)], say)
 
 
-_APPLY_MARKERS: Final = """
+APPLY_MARKERS: Final = """
 import sys
 from pathlib import Path
 from pip._vendor.packaging.requirements import Requirement

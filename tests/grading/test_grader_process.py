@@ -239,7 +239,7 @@ def grade(ctx):
     time.sleep(600)
 """)
     with anyio.fail_after(30):
-        command = [sys.executable, "-c", SERVER, str(tmp_path)]
+        command = ["env", f"TMPDIR={tmp_path}", sys.executable, "-c", SERVER, str(tmp_path)]
         async with await anyio.open_process(command, stdout=None, stderr=None) as server:
             assert server.stdin is not None
             await server.stdin.send(make_tar({"a": "b"}))

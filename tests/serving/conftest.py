@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -17,6 +17,7 @@ from mcp import Client, StdioServerParameters
 from mlgym_mcp.catalog import Catalog
 from mlgym_mcp.serving.host import Host
 from mlgym_mcp.serving.process import serve_http
+from mlgym_mcp.serving.relay import ask_host
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
 from mlgym_sandbox import environment
@@ -39,7 +40,8 @@ def own_home(tmp_path: Path, light: environment.Environment, monkeypatch: pytest
     monkeypatch.setenv("MLGYM_HOME", str(place))
     monkeypatch.setenv("MLGYM_TASKS", str(make_toy(tmp_path / "tasks")))
     yield place
-    subprocess.run([*CLI, "host", "stop"], capture_output=True, check=False, timeout=60)
+    with contextlib.suppress(SystemExit):
+        ask_host("stop")
 
 
 CLI = [sys.executable, "-m", "mlgym_mcp.cli.entry"]

@@ -170,7 +170,7 @@ async def test_long_output_is_cut_with_head_tail_and_how_to_read_the_rest(backen
 
 
 async def test_a_long_command_becomes_a_job_that_can_be_waited_for_read_and_stopped(backend: str) -> None:
-    async with running_host(backend, wait_s=0.3) as host, playing(host) as (client, _):
+    async with running_host(backend, wait_s=1.4) as host, playing(host) as (client, _):
         await ready(client)
         seen: list[str | None] = []
 

@@ -277,9 +277,8 @@ def explain(reason: str) -> str:
 
 def mend(reason: str) -> str:
     """Return what to do about a failure, from what bubblewrap or the kernel said."""
-    contained = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
     lowered = reason.lower()
-    if contained:
+    if _contained():
         return (
             "inside a container the container needs: --security-opt seccomp=unconfined --security-opt "
             "apparmor=unconfined --security-opt systempaths=unconfined (or --privileged)"
@@ -317,6 +316,10 @@ def checks(setup: Setup) -> list[Check]:
               None if machine else "use the docker backend on this processor"),
         Check("bubblewrap works", True, "a sandbox was started"),
     ]  # fmt: skip
+
+
+def _contained() -> bool:
+    return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
 
 
 def _because(reason: str | None) -> str:

@@ -13,7 +13,7 @@ from mlgym_sandbox.environment import INSIDE, Environment
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.identities import AGENT, Identities
 from mlgym_sandbox.inside import STATE_DIR
-from mlgym_sandbox.spec import DATA, WORKSPACE, Limits, SandboxSpec
+from mlgym_sandbox.spec import DATA, WORKSPACE, SandboxSpec
 
 RUNNER_PATH = "/opt/mlgym/runner.pyc"
 SEARCH_PATH = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
@@ -147,11 +147,6 @@ def command_environment(spec: SandboxSpec) -> dict[str, str]:
         **dict.fromkeys(pools, threads),
         **spec.env,
     }
-
-
-def memory_in_files_mb(limits: Limits) -> int:
-    """Return how much of the memory limit ``/tmp`` and ``/dev/shm`` can take together, MiB: half at most."""
-    return min(limits.memory_mb // 4, 1024) + min(limits.tmp_mb, max(1, limits.memory_mb // 4))
 
 
 def _namespaces(identities: Identities, version: tuple[int, ...]) -> Iterator[str]:

@@ -135,12 +135,12 @@ async def _trial(backend: DockerBackend, image: str) -> Check:
     begun = time.monotonic()
     try:
         with anyio.fail_after(TRIAL_S):
+            sandbox = await backend.create(SandboxSpec(name=name, image=image, limits=_TRIAL, ttl_s=TRIAL_S))
             try:
-                sandbox = await backend.create(SandboxSpec(name=name, image=image, limits=_TRIAL, ttl_s=TRIAL_S))
                 job = await sandbox.wait((await sandbox.start("true", timeout_s=10)).id, 15)
             finally:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(30):
-                    await backend.remove(name)
+                    await sandbox.close()
     except (SandboxError, TimeoutError) as error:
         return Check("docker", False, f"a sandbox could not be made: {error or 'out of time'}", None)
     worked = job.exit_code == 0

@@ -18,6 +18,7 @@ import anyio.abc
 from anyio.streams.stapled import StapledByteStream
 
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError, SandboxLostError
+from mlgym_sandbox.sockets import connect_unix
 
 HEADER_BYTES: Final = 8
 STDERR_KEPT: Final = 8192
@@ -172,7 +173,7 @@ class EngineAddress:
         """
         parts = urlsplit(self.url)
         if parts.scheme in ("unix", "http+unix"):
-            return await anyio.connect_unix(f"{parts.netloc}{parts.path}")
+            return await connect_unix(f"{parts.netloc}{parts.path}")
         if parts.scheme in ("tcp", "http", "https"):
             host, port = parts.hostname or "localhost", parts.port or (2376 if self.tls else 2375)
             if self.tls is None:

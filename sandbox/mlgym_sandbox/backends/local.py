@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from anyio.abc import UNIXSocketStream
-
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 from mlgym_sandbox.home import home
+from mlgym_sandbox.sockets import ConnectedSocket
 
 _RECORD = "state.json"
 _SOCKET = "socket"
@@ -128,7 +127,7 @@ class LocalFolder:
             raise
         return listener
 
-    async def connect(self, name: str) -> UNIXSocketStream:
+    async def connect(self, name: str) -> ConnectedSocket:
         """Return a connection to the runner.
 
         Raises:
@@ -139,7 +138,7 @@ class LocalFolder:
             link.setblocking(False)  # a unix socket connects at once, or not at all
             with _short(self.path(name)) as place:
                 link.connect(f"{place}/{_SOCKET}")
-            return await UNIXSocketStream.from_socket(link)
+            return ConnectedSocket(link)
         except OSError as error:
             link.close()
             raise SandboxLostError(f"the sandbox {name} cannot be reached: {error.strerror or error}") from error

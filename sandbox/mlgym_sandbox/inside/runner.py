@@ -365,8 +365,8 @@ class OutputLog:
             try:
                 self.put(at, data)
                 return
-            except OSError:
-                if not self.make_room():
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.make_room():
                     self.stuck = min(at, self.head)
                     return
 

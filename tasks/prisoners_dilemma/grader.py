@@ -1,0 +1,58 @@
+"""Mean payoff per round of the submitted strategy against the hidden opponents.
+
+All matches are played in lockstep: one question to the player per round. The referee owns opponents, noise,
+lengths and luck; the player only ever learns what was played.
+"""
+
+import json
+import math
+
+import opponents
+
+from mlgym_mcp.grading.api import GradeContext, Score
+
+ENTRY = "strategy.py"
+
+
+def grade(ctx: GradeContext) -> Score:
+    """Play all matches of the split."""
+    noise = json.loads(ctx.private("world.json").read_text())["noise"]
+    matches = opponents.schedule(ctx.params, noise, ctx.rng)
+    with ctx.player(ENTRY, role="matches") as player:
+        player.start(len(matches))
+        news = []
+        for played in range(ctx.params["rounds_high"]):
+            live = [number for number, match in enumerate(matches) if not match.over()]
+            moves = player.moves(live, news, low=opponents.C, high=opponents.D)
+            news = [(number, *matches[number].play(move)) for number, move in zip(live, moves, strict=True)]
+            ctx.progress((played + 1) / ctx.params["rounds_high"], f"round {played + 1}")
+    payoff, error, by_rule = summary(matches)
+    defections = sum(mine for match in matches for mine, _ in match.history)
+    rounds = sum(len(match.history) for match in matches)
+    return Score(
+        {"payoff": payoff},
+        se={"payoff": error},
+        public={"matches": len(matches), "your_defections": round(defections / rounds, 2)},
+        private={"noise": noise, "payoff_by_rule": by_rule},
+    )
+
+
+def summary(matches):
+    """The mean payoff, its standard error with the opponents as strata, and the payoff by opponent."""
+    strata = {}
+    for match in matches:
+        name = "any" if match.rule is None else opponents.RULES[match.rule].__name__
+        strata.setdefault(name, []).append(match.mean())
+    mean, variance, by_rule = 0.0, 0.0, {}
+    for name, values in strata.items():
+        share, n = len(values) / len(matches), len(values)
+        centre = math.fsum(values) / n
+        spread = math.fsum((value - centre) ** 2 for value in values) / max(1, n - 1)
+        mean += share * centre
+        variance += share**2 * spread / n
+        by_rule[name] = round(centre, 3)
+    return mean, math.sqrt(variance), by_rule
+
+
+def gold(ctx: GradeContext) -> None:
+    """There is no perfect submission for a game; the metric's ``optimal`` is an upper bound."""
