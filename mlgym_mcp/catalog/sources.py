@@ -200,7 +200,7 @@ class _Fetcher:
                 here = self._accepted(answer, address, here, part)
                 total = size or here + int(answer.headers.get("Content-Length", 0))
                 with part.open("ab" if here else "wb") as file:
-                    async for piece in answer.aiter_raw(_PIECE):
+                    async for piece in answer.aiter_raw():
                         file.write(piece)
                         here += len(piece)
                         if size is not None and here > size:

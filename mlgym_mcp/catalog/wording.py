@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -76,19 +77,18 @@ def _keys(model: type[BaseModel], where: list[Any]) -> list[str]:
     """The keys that the table at ``where`` may have."""
     current: Any = model
     for part in where:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            fields = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
-            current = _table(fields.get(str(part)))
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [field.alias or name for name, field in current.model_fields.items()]
-    return []
+        fields = _fields(current)
+        # A step into a table is a field; a step into an array or a table of tables is any of its values.
+        current = (
+            fields.get(str(part)) if fields else next((a for a in reversed(get_args(current)) if _fields(a)), None)
+        )
+    return list(_fields(current))
 
 
-def _table(annotation: Any) -> Any:
-    """The model inside ``X | None``, ``tuple[X, ...]``, ``dict[str, X]`` or ``X`` itself."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in reversed(get_args(annotation)):
-        if (found := _table(part)) is not None:
-            return found
-    return None
+def _fields(annotation: Any) -> dict[str, Any]:
+    """The fields of a model, by key, of ``Model`` or ``Model | None``; empty for anything else."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return {field.alias or name: field.annotation for name, field in option.model_fields.items()}
+    return {}

@@ -47,6 +47,7 @@ def greeting_of(arguments: list[str]) -> dict[str, Any] | None:
         return None
     if (session := greeting.pop("session", None)) is not None:
         greeting["key"] = f"session:{session}:{greeting['task']}:{greeting['preset']}"
+        greeting["metadata"] = {"session": session}
     return greeting
 
 

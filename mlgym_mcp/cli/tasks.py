@@ -32,15 +32,13 @@ def list_(as_json: JsonOption = False) -> None:
         found = [{**task.summary(), "data": {n: states[task.id, n] for n in task.spec.presets}} for task in tasks]
         print_json(found)
     else:
-        table = Table("task", "title", "preset", "metric", "baseline", "reference", "submission", "data")
+        table = Table("task", "metric", "baseline", "reference", "submission", "data")
         for task in tasks:
             metric = task.spec.primary_metric
             arrow = "↑" if metric.direction == "max" else "↓"
             for name, preset in task.spec.presets.items():
                 table.add_row(
-                    task.id,
-                    task.spec.task.title,
-                    name,
+                    f"{task.id}/{name}",
                     f"{metric.name} {arrow}",
                     number(preset.baseline.value(metric.name)),
                     number(preset.solution.value(metric.name)),

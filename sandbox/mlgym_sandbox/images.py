@@ -221,6 +221,7 @@ def _build_here(
     client: docker.APIClient, name: str, context: Path, dockerfile: str, arguments: dict[str, str], say: Progress
 ) -> None:
     last: list[str] = []
+    unfinished = {"dangling": True, "label": ["mlgym.image"]}
     lines = client.build(
         path=str(context),
         dockerfile=dockerfile,
@@ -231,13 +232,17 @@ def _build_here(
         forcerm=True,  # a failed step would leave its container behind
         decode=True,
     )
-    for line in lines:
-        if "error" in line:
-            raise ImageError("\n".join([f"building {name} failed: {line['error']}", *last]))
-        for text in str(line.get("stream", "")).splitlines():
-            if text.strip():
-                say(text)
-                last = [*last[-7:], text]
+    try:
+        for line in lines:
+            if "error" in line:
+                raise ImageError("\n".join([f"building {name} failed: {line['error']}", *last]))
+            for text in str(line.get("stream", "")).splitlines():
+                if text.strip():
+                    say(text)
+                    last = [*last[-7:], text]
+    finally:
+        # The stage that held the wheels, and the image that this one replaces: hundreds of megabytes.
+        client.prune_images(filters=unfinished)  # type: ignore[no-untyped-call]
 
 
 async def _look_into(engine: Engine, base: str, say: Progress) -> Target:

@@ -41,14 +41,16 @@ def docker_home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def engine() -> DockerBackend:
+def engine(docker_home: Path) -> Iterator[DockerBackend]:
     """A backend whose engine answers."""
     backend = DockerBackend()
     try:
         anyio.run(backend.engine.info)
     except SandboxError as error:
         missing(str(error))
-    return backend
+    yield backend
+    anyio.run(backend.prune)
+    anyio.run(backend.aclose)
 
 
 @pytest.fixture(scope="session")

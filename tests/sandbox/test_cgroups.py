@@ -82,10 +82,8 @@ def test_memory_and_processes_are_limited_and_nothing_is_left() -> None:
         assert hog.returncode == -9
         counted = next(line for line in group.oom_counter.read_text().splitlines() if line.startswith("oom_kill "))
         assert int(counted.split()[1]) >= 1
-        forks = (
-            enter
-            + "n = 0\ntry:\n  for _ in range(100):\n    if os.fork() == 0: os.close(1); import time; time.sleep(60)\n"
-        )
+        forks = enter + "import time\nn = 0\ntry:\n  for _ in range(100):\n"
+        forks += "    if os.fork() == 0: os.close(1); time.sleep(60)\n"
         forks += "    n += 1\nexcept BlockingIOError: print(n)\n"
         done = subprocess.run([sys.executable, "-c", forks], stdout=subprocess.PIPE, timeout=60, check=False)
         assert int(done.stdout) == 5 + cgroups.PIDS_HEADROOM - 1

@@ -130,8 +130,9 @@ anyio.run(environment.prepare, "tiny", say)
 
 
 async def test_a_killed_preparation_is_never_found_and_is_cleared_by_the_next(locks: Path, home: Path) -> None:
-    done = await anyio.run_process([sys.executable, "-c", KILLED, str(locks)], check=False, stderr=None,
-                                   env=dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p)))  # fmt: skip
+    paths = os.pathsep.join(path for path in sys.path if path)
+    command = [sys.executable, "-c", KILLED, str(locks)]
+    done = await anyio.run_process(command, check=False, stderr=None, env=dict(os.environ, PYTHONPATH=paths))
     assert done.returncode == -9
     assert environment.find("tiny") is None
     assert any(name.endswith(".partial") for name in os.listdir(home / "environments"))

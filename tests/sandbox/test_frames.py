@@ -80,7 +80,7 @@ def raw(header: Any) -> bytes:
 def test_a_header_that_is_none_is_an_error(data: bytes) -> None:
     with pytest.raises(FrameError):
         list(Decoder().feed(data))
-    with pytest.raises((ValueError, RecursionError)):
+    with pytest.raises(ValueError, match=r"."):
         list(runner.Decoder().feed(data))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcp import Client
+from mcp.shared.dispatcher import ProgressFnT
 from mcp.types import CallToolResult, TextContent
-
-Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 _REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
@@ -52,7 +51,7 @@ class ScriptedAgent:
         on_progress: told what the server reports while a call waits.
     """
 
-    def __init__(self, client: Client, *, on_progress: Progress | None = None) -> None:
+    def __init__(self, client: Client, *, on_progress: ProgressFnT | None = None) -> None:
         self._client = client
         self._progress = on_progress
         self._saved: dict[str, Result] = {}

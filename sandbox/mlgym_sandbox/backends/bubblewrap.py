@@ -1,7 +1,8 @@
 """Sandboxes made by bubblewrap: namespaces on this machine's own system, read-only; no daemon, no image.
 
-What is enforced depends on who runs the server; ``enforcement`` tells. A sandbox is a detached process tree with a folder below ``run/bubblewrap``; it outlives the server, and any
-later server finds it there, connects to its runner again, and removes all of it.
+What is enforced depends on who runs the server; ``enforcement`` tells. A sandbox is a detached process tree with
+a folder below ``run/bubblewrap``; it outlives the server, and any later server finds it there, connects to its
+runner again, and removes all of it.
 """
 
 from __future__ import annotations

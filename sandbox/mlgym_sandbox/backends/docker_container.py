@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import math
 import zlib
@@ -73,6 +74,7 @@ class Plan:
     """Already no more than the engine has."""
 
 
+@functools.cache
 def encode_source(source: str) -> str:
     """Pack a program so that it fits into one environment variable (128 KiB)."""
     return base64.b64encode(zlib.compress(source.encode("utf-8"), 9)).decode("ascii")

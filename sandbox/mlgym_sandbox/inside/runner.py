@@ -95,7 +95,10 @@ class Decoder:
                     raise ValueError("header too long")
                 if len(self.buffer) < 4 + length:
                     return
-                header = json.loads(bytes(self.buffer[4 : 4 + length]))
+                try:
+                    header = json.loads(bytes(self.buffer[4 : 4 + length]))
+                except RecursionError:
+                    raise ValueError("header nested too deep") from None
                 if not isinstance(header, dict):
                     raise ValueError("header is no object")
                 size = header.get("size", 0)

@@ -13,7 +13,7 @@ import numpy as np
 DATA = Path(os.environ.get("DATA_DIR", "/data"))
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else int(os.environ.get("MLGYM_SEED", "0"))
-FILTERS, KERNEL, BATCH, LEARNING_RATE, MOMENTUM = 8, 5, 64, 0.0025, 0.9
+FILTERS, KERNEL, BATCH, LEARNING_RATE, MOMENTUM = 8, 5, 64, 0.003, 0.9
 
 
 def load(name):
@@ -54,7 +54,7 @@ class Network:
         scores = pooled.reshape(n, -1) @ dense + dense_bias
         return scores, (windows, pooled, best)
 
-    def step(self, images, labels):
+    def step(self, images, labels, rate):
         """One step of SGD on a batch; returns its mean loss."""
         scores, (windows, pooled, best) = self.forward(images)
         n, side = len(images), pooled.shape[1]
@@ -75,7 +75,7 @@ class Network:
         gradients[1] = spread.sum(0)
         for weight, velocity, gradient in zip(self.weights, self.velocity, gradients, strict=True):
             velocity *= MOMENTUM
-            velocity -= LEARNING_RATE * gradient
+            velocity -= rate * gradient
             weight += velocity
         return float(loss)
 
@@ -93,9 +93,9 @@ def main():
         order, losses = rng.permutation(len(images)), []
         for number in range(batches):
             chosen = order[number * BATCH : (number + 1) * BATCH]
-            losses.append(network.step(images[chosen], labels[chosen]))
+            done = (epoch - 1 + (number + 1) / batches) / EPOCHS
+            losses.append(network.step(images[chosen], labels[chosen], LEARNING_RATE * (1 - done)))
             if (number + 1) % max(1, batches // 10) == 0:
-                done = (epoch - 1 + (number + 1) / batches) / EPOCHS
                 print(f"epoch {epoch}/{EPOCHS} {done:4.0%} loss {np.mean(losses[-50:]):.3f}", flush=True)
         print(
             f"epoch {epoch}/{EPOCHS} done, loss {np.mean(losses):.3f}, {time.monotonic() - started:.0f} s", flush=True
