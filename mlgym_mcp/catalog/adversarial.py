@@ -79,8 +79,8 @@ def _predictions(rules: Submission, path: str, gold: bytes) -> Iterator[Adversar
 
     yield spoilt("an empty file", "")
     yield spoilt("the header alone", f"{header}\n")
-    yield spoilt("garbage", bytes(range(1, 256)) * 64)
-    yield spoilt("zero bytes", b"\0" * 4096)
+    yield spoilt("garbage", bytes(range(1, 256)) * 64, "format", "too_large")
+    yield spoilt("zero bytes", b"\0" * 4096, "format", "too_large")
     yield spoilt("another header", "\n".join([header.upper(), *rows, ""]))
     yield spoilt("no header", "\n".join([*rows, ""]))
     yield spoilt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -16,7 +17,7 @@ import anyio
 import anyio.abc
 
 from mlgym_mcp import __version__
-from mlgym_mcp.catalog import Catalog
+from mlgym_mcp.catalog import Catalog, Task
 from mlgym_mcp.session.budget import Budget
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import MisuseError
@@ -29,6 +30,27 @@ from mlgym_sandbox.home import home
 
 _KEPT_S = 900.0
 """An ended session still answers (with its end) for so long after it was last used."""
+
+
+logger = logging.getLogger(__name__)
+
+
+def budget_of(task: Task, preset: str, given: Mapping[str, Any]) -> Budget:
+    """Return a preset's budget with what was given in place of its own.
+
+    Raises:
+        TaskError: the task has no such preset.
+        MisuseError: a limit that is unknown or makes no sense.
+    """
+    chosen = task.preset(preset)
+    own = Budget(
+        wall_s=chosen.session_s, calls=chosen.steps, validations=task.spec.validate_.max_calls, cpu_s=chosen.cpu_s
+    )
+    try:
+        return own.override(**given)
+    except (TypeError, ValueError) as exc:
+        limits = ", ".join(vars_of(own))
+        raise MisuseError(f"The budget {dict(given)} is not usable ({exc}): its limits are {limits}.") from exc
 
 
 def process_started(pid: int) -> int | None:
@@ -77,6 +99,8 @@ class SessionRegistry:
         self._backends: dict[str, Backend] = {}
         self._sessions: dict[str, Session] = {}
         self._by_key: dict[str, str] = {}
+        self._keyed = anyio.Lock()
+        self._auto: str | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @asynccontextmanager
@@ -103,7 +127,9 @@ class SessionRegistry:
         """
         chosen = name or self.default_sandbox
         if chosen == "auto":
-            chosen = await choose_backend()
+            if self._auto is None:
+                self._auto = await choose_backend()
+            chosen = self._auto
         unsafe = unsafe or self.unsafe
         if chosen not in self._backends or (chosen == "process" and not unsafe):
             self._backends[chosen] = get_backend(chosen, unsafe=unsafe)
@@ -130,23 +156,31 @@ class SessionRegistry:
             BackendUnavailableError: the sandbox backend cannot be used here.
             MisuseError: a budget that makes no sense.
         """
+        if key is None:
+            return await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {})
+        async with self._keyed:  # of two requests with one key that come at once, the second finds the first's
+            if (known := self._sessions.get(self._by_key.get(key, ""))) is not None:
+                return known
+            session = await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {})
+            self._by_key[key] = session.id
+            return session
+
+    async def _create(
+        self,
+        task_id: str,
+        preset: str,
+        seed: int,
+        budget: Mapping[str, Any],
+        sandbox: str | None,
+        unsafe: bool,
+        metadata: Mapping[str, Any],
+    ) -> Session:
         assert self._tasks is not None, "use the registry inside its run()"
-        if key is not None and (known := self._by_key.get(key)) in self._sessions:
-            return self._sessions[str(known)]
         task = self.catalog.get(task_id)
-        chosen = task.preset(preset)
-        try:
-            limits = Budget(
-                wall_s=chosen.session_s,
-                calls=chosen.steps,
-                validations=task.spec.validate_.max_calls,
-                cpu_s=chosen.cpu_s,
-            ).override(**dict(budget or {}))
-        except (TypeError, ValueError) as exc:
-            raise MisuseError(f"The budget {dict(budget or {})} is not usable: {exc}.") from exc
+        limits = budget_of(task, preset, budget)
         backend = await self.backend(sandbox, unsafe=unsafe)
         session_id = secrets.token_hex(16)
-        config = SessionConfig(task, preset, seed, limits, self.wait_s, dict(metadata or {}))
+        config = SessionConfig(task, preset, seed, limits, self.wait_s, dict(metadata))
         episode = Episode.create(self.root, task_id, session_id)
         session = Session(session_id, secrets.token_urlsafe(24), config, backend, episode)
         episode.journal.append(
@@ -163,16 +197,20 @@ class SessionRegistry:
         )
         self._mark(session)
         self._sessions[session_id] = session
-        if key is not None:
-            self._by_key[key] = session_id
+        logger.info("session %s began: %s/%s in %s", episode.id, task_id, preset, backend.name)
         await self._tasks.start(self._live, session)
         return session
 
     async def _live(self, session: Session, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Run one session; whatever goes wrong in it must not touch the others."""
         try:
             await session.run(task_status=task_status)
+        except Exception:
+            logger.exception("session %s failed", session.episode.id)
         finally:
             (self._markers / f"{session.id}.json").unlink(missing_ok=True)
+            if session.over is not None:
+                logger.info("session %s ended: %s, %s", session.episode.id, session.over.outcome, session.over.reason)
 
     def get(self, session_id: str) -> Session | None:
         """Return a session by id; ended ones answer for a while."""

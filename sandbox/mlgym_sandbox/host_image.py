@@ -76,7 +76,7 @@ def binds(environment_name: str) -> tuple[tuple[str, str], ...]:
     if prepared is None:
         raise BackendUnavailableError(
             f"the environment {environment_name!r} of this image is not prepared on this machine; "
-            f"prepare it: mlgym-mcp setup {environment_name}"
+            f"prepare it: mlgym-mcp environments prepare {environment_name}"
         )
     pairs = [("/usr", "/usr")]
     pairs += [(f"/{name}", f"/{name}") for name in _SYSTEM if _is_plain_folder(Path("/", name))]
