@@ -560,6 +560,20 @@ async def test_usage_counts_processes_cpu_and_disk(box: Sandbox) -> None:
             await anyio.sleep(0.1)
 
 
+async def test_what_is_hidden_counts_as_well_and_stays_hidden(box: Sandbox) -> None:
+    with anyio.fail_after(10):
+        while (await box.usage()).disk_bytes > MIB:  # as last seen, with what earlier tests left
+            await anyio.sleep(0.1)
+    await run(box, "mkdir closed; head -c 3M /dev/urandom > closed/f; chmod 000 closed")
+    # A deleted file takes its room for as long as somebody holds it open.
+    job = await box.start("head -c 3M /dev/urandom > gone; exec 5< gone; rm gone; sleep 60 & wait")
+    with anyio.fail_after(10):
+        while (await box.usage()).disk_bytes < 6 * MIB:
+            await anyio.sleep(0.1)
+    await box.stop(job.id, grace_s=0)
+    assert (await run(box, "stat -c %a closed"))[1] == "0\n"
+
+
 async def test_a_workspace_that_grows_beyond_its_limit_is_stopped(fresh: Sandbox) -> None:
     with anyio.fail_after(60):
         status, output = await run(fresh, "head -c 300M /dev/zero > big || exit 9; sleep 30", wait_s=50)

@@ -92,7 +92,9 @@ async def test_removing_kills_everything_also_what_outlived_a_killed_runner(back
     os.kill(record.pid, signal.SIGKILL)
     with anyio.fail_after(5), pytest.raises(SandboxLostError):
         await sandbox.wait(job.id, 60)
-    assert [one.running for one in await backend.find({})] == [False]
+    with anyio.fail_after(5):  # a process closes its connections a moment before it is gone
+        while [one.running for one in await backend.find({})] != [False]:
+            await anyio.sleep(0.01)
     with pytest.raises(SandboxLostError, match="no running sandbox"):
         await backend.attach("one")
     assert start_time(int(output)) is not None

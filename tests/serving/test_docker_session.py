@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mlgym_sandbox import environment
-from mlgym_sandbox.backends.docker import DockerBackend
 
 from mlgym_mcp.records.episodes import summarize
+from mlgym_sandbox import environment
+from mlgym_sandbox.backends.docker import DockerBackend
 from tests.sandbox.engine import docker_home, engine, host_image
 from tests.serving.conftest import playing, running_host, text_of
 from tests.toy import CSV, TASK, make_toy

@@ -154,7 +154,7 @@ class Loop:
         """Wait for something to happen and deal with it."""
         while self.timers and self.timers[0][2].action is None:
             heapq.heappop(self.timers)
-        timeout = max(0.0, self.timers[0][0] - time.monotonic()) if self.timers else None
+        timeout = min(max(0.0, self.timers[0][0] - time.monotonic()), 3600.0) if self.timers else None
         for key, _ in self.selector.select(timeout):
             if self.selector.get_map().get(key.fd) is key:  # else: an earlier callback of this turn changed it
                 key.data()
@@ -223,7 +223,8 @@ class Process:
         self.pid = pid
         self.state = fields[0]
         self.parent, self.group, self.session = int(fields[1]), int(fields[2]), int(fields[3])
-        self.cpu_s = (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        # With the time of its own ended children; those that ended under it are nowhere else yet.
+        self.cpu_s = sum(map(int, fields[11:15])) / CLOCK_TICKS
         self.resident = int(fields[21]) * PAGE
 
 
@@ -552,6 +553,9 @@ class Jobs:
     def __init__(self, loop: Loop, config: Header, identity: Identity, processes: Processes) -> None:
         self.loop, self.config = loop, config
         self.identity, self.processes = identity, processes
+        # Every job that runs or is remembered holds descriptors of the runner, which has the commands' limit.
+        self.running_limit = min(RUNNING_LIMIT, max(1, config["nofile"] // 8))
+        self.remembered = min(REMEMBERED_JOBS, max(1, config["nofile"] // 4))
         self.jobs: Dict[str, Job] = {}
         self.by_pid: Dict[int, Job] = {}
         self.numbers = itertools.count(1)
@@ -572,8 +576,8 @@ class Jobs:
     # --- starting
 
     def start(self, header: Header, what: Header, folder: str, peer: Peer) -> Job:
-        if len(self.running()) >= RUNNING_LIMIT:
-            raise Refusal("busy", "%d jobs are running already; stop one first" % RUNNING_LIMIT)
+        if len(self.running()) >= self.running_limit:
+            raise Refusal("busy", "%d jobs are running already; stop one first" % self.running_limit)
         command = what["command"]
         text = command if isinstance(command, str) else " ".join(map(shlex.quote, command))
         environment = dict(self.config["env"])
@@ -849,7 +853,7 @@ class Jobs:
     def forget_old(self) -> None:
         """Drop the oldest outputs and jobs beyond what is kept."""
         kept = sum(job.log.kept for job in self.jobs.values())
-        excess = len(self.jobs) - REMEMBERED_JOBS
+        excess = len(self.jobs) - self.remembered
         for job in list(self.jobs.values()):
             full = kept > RETAINED_OUTPUTS * self.config["output_bytes"]
             if not full and excess <= 0:
@@ -1586,13 +1590,14 @@ def untar_work(files: Files, header: Header) -> Work:
     return work
 
 
-def measure_work(files: Files, paths: List[str]) -> Work:
+def measure_work(files: Files, processes: Processes, paths: List[str]) -> Work:
     """Bytes on disk below some folders, with deleted files that a process still holds open."""
 
     def work(_: int, __: int) -> Header:
         total = 0
         seen: Set[Tuple[int, int]] = set()
         devices: Set[int] = set()
+        opened: List[Tuple[str, int]] = []
 
         def add(info: os.stat_result) -> None:
             nonlocal total
@@ -1614,8 +1619,9 @@ def measure_work(files: Files, paths: List[str]) -> Work:
             try:
                 entries = sorted_entries(folder)
             except PermissionError:
-                try:
-                    os.chmod(folder, 0o700)  # the agent's own: what is hidden in it counts as well
+                try:  # the agent's own: what it has hidden counts as well
+                    opened.append((folder, stat.S_IMODE(os.lstat(folder).st_mode)))
+                    os.chmod(folder, 0o700)
                     entries = sorted_entries(folder)
                 except OSError:
                     continue
@@ -1629,14 +1635,19 @@ def measure_work(files: Files, paths: List[str]) -> Work:
                 add(info)
                 if stat.S_ISDIR(info.st_mode) and info.st_dev in devices:
                     todo.append(entry.path)
-        for pid in os.listdir("/proc"):
+        for folder, mode in reversed(opened):
             try:
-                held = os.listdir("/proc/%s/fd" % pid) if pid.isdigit() else []
+                os.chmod(folder, mode)
+            except OSError:
+                pass
+        for pid in processes.table():
+            try:
+                held = os.listdir("/proc/%d/fd" % pid)
             except OSError:
                 continue
             for fd in held:
                 try:
-                    info = os.stat("/proc/%s/fd/%s" % (pid, fd))
+                    info = os.stat("/proc/%d/fd/%s" % (pid, fd))
                 except OSError:
                     continue
                 if info.st_nlink == 0 and info.st_dev in devices and stat.S_ISREG(info.st_mode):
@@ -2214,8 +2225,13 @@ class Runner:
     def usage(self) -> Header:
         table = self.processes.table()
         memory = self.cgroup_number("memory.current", "memory/memory.usage_in_bytes")
+        cpu_s = self.cpu_s + sum(process.cpu_s for process in table.values())
+        # The kernel also counts those whose parents do not want to know of their end.
+        counted = self.cgroup_number("cpu.stat", "cpuacct/cpuacct.usage", "cpu,cpuacct/cpuacct.usage")
+        if counted is not None:
+            cpu_s = max(cpu_s, counted / 1e9)
         return {
-            "cpu_s": self.cpu_s + sum(process.cpu_s for process in table.values()),
+            "cpu_s": cpu_s,
             "memory_bytes": sum(process.resident for process in table.values()) if memory is None else memory,
             "processes": len(table),
             "disk_bytes": self.disk_bytes,
@@ -2225,9 +2241,9 @@ class Runner:
     def cgroup_number(self, *names: str) -> Optional[int]:
         for name in names if self.config["cgroup_dir"] else ():
             try:
-                with open(os.path.join(self.config["cgroup_dir"], name), "rb") as file:
-                    return int(file.read())
-            except (OSError, ValueError):
+                words = read_file(os.path.join(self.config["cgroup_dir"], name)).split()
+                return int(words[1]) * 1000 if words[0] == b"usage_usec" else int(words[0])
+            except (OSError, ValueError, IndexError):
                 continue
         return None
 
@@ -2251,7 +2267,7 @@ class Runner:
     # --- disk
 
     def measure(self, done: Callable[[Header], None], seconds: float = 60.0) -> None:
-        work = measure_work(self.files, self.config["disk_paths"])
+        work = measure_work(self.files, self.processes, self.config["disk_paths"])
         Errand(seconds, work, lambda data: None, done).begin(self.loop, self.identity, self.processes, False)
 
     def measured(self, said: Header) -> None:
