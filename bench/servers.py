@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -61,8 +61,8 @@ async def running_host(backend: str) -> AsyncIterator[Host]:
 
 
 @contextlib.asynccontextmanager
-async def task_session(backend: str) -> AsyncIterator[tuple[str, Callable[[], str]]]:
-    """One session over HTTP; yields its URL and a function that tells its sandbox's name."""
+async def task_session(backend: str) -> AsyncIterator[tuple[str, str]]:
+    """One session over HTTP; yields its URL and its id."""
     async with running_host(backend) as host:
         session = await host.create(TASK, budget=UNLIMITED)
-        yield host.mcp_url(session), lambda: f"mlgym-{session.id[:24]}"
+        yield host.mcp_url(session), session.id

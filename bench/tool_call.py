@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
-from servers import bench_home, http_server, relay_command
+from servers import bench_home, http_server, relay_command, task_session
 
 Row = tuple[str, list[float]]
 
@@ -61,15 +61,16 @@ def spawn_floor(rounds: int) -> list[float]:
     return samples
 
 
-def docker_exec_floor(container: str, rounds: int) -> list[float]:
+def docker_exec_floor(session_id: str, rounds: int) -> list[float]:
     """``bash -c true`` by docker exec through the SDK, in a session's own container."""
     import docker
 
     client = docker.from_env()
+    (container,) = client.api.containers(filters={"label": f"mlgym.session={session_id}"})
     samples = []
     for _ in range(rounds):
         begin = time.perf_counter()
-        exec_id = client.api.exec_create(container, ["bash", "-c", "true"])["Id"]
+        exec_id = client.api.exec_create(container["Id"], ["bash", "-c", "true"])["Id"]
         client.api.exec_start(exec_id)
         client.api.exec_inspect(exec_id)
         samples.append(time.perf_counter() - begin)
@@ -117,7 +118,7 @@ async def wait_ready(client: Client) -> None:
             await anyio.sleep(0.2)
 
 
-async def relay_start(backend: str, rounds: int) -> list[float]:
+def relay_start(backend: str, rounds: int) -> list[float]:
     """From starting a relay's process to its first reply, while the host runs."""
     command, environment = relay_command(backend, "bench-start")
     hello = json.dumps(
@@ -156,21 +157,16 @@ async def measure(backends: list[str], rounds: int) -> list[Row]:
         async with Client(parameters) as client:
             await wait_ready(client)
             rows += await tool_rows(f"{backend}, stdio:", client, rounds)
-            rows.append((f"{backend}: relay start to first reply", await relay_start(backend, 20)))
-        async with bench_session(backend) as (url, name), Client(url) as client:
+            rows.append(
+                (f"{backend}: relay start to first reply", await anyio.to_thread.run_sync(relay_start, backend, 20))
+            )
+        async with task_session(backend) as (url, session_id), Client(url) as client:
             await wait_ready(client)
             rows += await tool_rows(f"{backend}, HTTP:", client, rounds)
             if backend == "docker":
-                samples = await anyio.to_thread.run_sync(docker_exec_floor, name(), min(rounds, 100))
+                samples = await anyio.to_thread.run_sync(docker_exec_floor, session_id, min(rounds, 100))
                 rows.append(("floor: docker exec of bash -c true", samples))
     return rows
-
-
-def bench_session(backend: str) -> Any:
-    """Return a context manager that serves one session over HTTP."""
-    from servers import task_session
-
-    return task_session(backend)
 
 
 def main() -> None:

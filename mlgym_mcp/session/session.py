@@ -267,6 +267,8 @@ class Session:
                 score = await self.scoring.autosubmit()
                 if score is not None and score.valid:
                     self.over = End("scored", f"{over.reason}; the workspace was submitted as it stood", score)
+                elif score is not None and score.code != "missing":
+                    self.over = End("invalid_submission", f"{over.reason}; what was left is not valid: {score.reason}")
 
     async def _close(self) -> None:
         if self.over is None:

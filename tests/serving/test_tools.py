@@ -304,6 +304,26 @@ async def test_when_the_wall_time_is_spent_the_workspace_is_scored_as_it_stands(
     assert summary.value == end.score.value
 
 
+@pytest.mark.parametrize(("content", "outcome"), [(None, "budget_exhausted"), ("garbage", "invalid_submission")])
+async def test_what_is_left_when_the_time_is_over_decides_the_outcome(
+    content: str | None, outcome: str, backend: str
+) -> None:
+    async with running_host(backend) as host, playing(host, budget={"wall_s": 1.5}) as (client, session):
+        await text_of(client, "list_files")
+        if content is not None:
+            await text_of(client, "write_file", path="submission.csv", content=content)
+        end = await session.wait_ended()
+    assert end.outcome == outcome
+    assert end.score is None
+    assert summarize(session.episode.folder).outcome == outcome
+
+
+async def test_a_session_nobody_used_is_abandoned(backend: str) -> None:
+    async with running_host(backend) as host:
+        session = await host.create("toy", budget={"wall_s": 0.5})
+        assert (await session.wait_ended()).outcome == "abandoned"
+
+
 async def test_cpu_seconds_end_a_session(backend: str) -> None:
     async with running_host(backend) as host, playing(host, budget={"cpu_s": 1.0}) as (client, session):
         await text_of(client, "shell", command="timeout 30 python -c 'while True: pass'")
