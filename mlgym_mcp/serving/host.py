@@ -21,6 +21,7 @@ from mlgym_mcp.catalog import TaskError
 from mlgym_mcp.serving.endpoint import Endpoint
 from mlgym_mcp.session.errors import SessionError
 from mlgym_mcp.session.journal import JournalError
+from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
 from mlgym_sandbox.errors import SandboxError
@@ -67,7 +68,7 @@ class Host:
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Own all sessions and endpoints; leaving ends them."""
-        async with self.registry.run(), anyio.create_task_group() as tasks:
+        async with self.registry.run(), owned_tasks() as tasks:
             self._tasks = tasks
             tasks.start_soon(self._forget)
             try:
@@ -78,7 +79,6 @@ class Host:
                     async with anyio.create_task_group() as closing:
                         for endpoint in self._endpoints.values():
                             closing.start_soon(endpoint.close)
-                tasks.cancel_scope.cancel()
                 self._tasks = None
 
     async def create(self, task: str, **options: Any) -> Session:

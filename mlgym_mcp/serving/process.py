@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +22,7 @@ from mlgym_mcp.catalog import Catalog
 from mlgym_mcp.serving.app import HostApp, admin_token
 from mlgym_mcp.serving.host import Host
 from mlgym_mcp.serving.relay import socket_path
+from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_sandbox.home import home
 
@@ -39,31 +41,45 @@ class HttpServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serve_http(host: Host, address: str, port: int) -> AsyncIterator[str]:
-    """Serve a running host over HTTP; yields the base URL (with the real port when ``port`` is 0)."""
+    """Serve a running host over HTTP; yields the base URL (with the real port when ``port`` is 0).
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        listener = socket.create_server((address, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror or exc}; choose another port") from exc
     config = uvicorn.Config(
         HostApp(host, admin_token()),
-        host=address,
-        port=port,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
         lifespan="off",
     )
     server = HttpServer(config)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve)
+    stopped = anyio.Event()
+
+    async def run() -> None:
+        try:
+            await server.serve([listener])
+        finally:
+            stopped.set()
+
+    async with owned_tasks() as tasks:
+        tasks.start_soon(run)
         with anyio.fail_after(20):
             while not server.started:
-                if server.should_exit:
-                    raise OSError(f"cannot listen on {address}:{port}")
                 await anyio.sleep(0.005)
-        real = server.servers[0].sockets[0].getsockname()[1]
         shown = f"[{address}]" if ":" in address else address
-        host.base_url = f"http://{shown}:{real}"
+        host.base_url = f"http://{shown}:{listener.getsockname()[1]}"
         try:
             yield host.base_url
         finally:
             server.should_exit = True
+            with anyio.move_on_after(_GRACE_S + 5, shield=True):
+                await stopped.wait()
 
 
 async def until_signalled(host: Host) -> None:
@@ -91,7 +107,7 @@ async def run_foreground(host: Host, address: str, port: int, ready: Callable[[s
 async def run_background(idle_s: float) -> None:
     """Run the relays' host until it is told to stop or has had nothing to do for ``idle_s`` seconds."""
     host = Host(SessionRegistry(Catalog.default(), sandbox="auto"))
-    async with host.run(), anyio.create_task_group() as tasks:
+    async with host.run(), owned_tasks() as tasks:
         tasks.start_soon(host.serve_socket, socket_path())
 
         async def idle() -> None:
@@ -101,7 +117,6 @@ async def run_background(idle_s: float) -> None:
 
         tasks.start_soon(idle)
         await until_signalled(host)
-        tasks.cancel_scope.cancel()
 
 
 def only_one(folder: Path) -> int | None:

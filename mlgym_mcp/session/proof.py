@@ -30,6 +30,8 @@ from mlgym_mcp.session.session import Session
 _READY_S = 1800.0
 _WINDOW = 48
 """Bytes of a hidden file that must not occur in a visible one."""
+_HEADER = 128
+"""Bytes at the beginning of a file that its format alone may decide, the same in every file."""
 
 _SURVEY = r"""
 import hashlib, json, os, sys
@@ -250,8 +252,9 @@ def _pieces(hidden: Mapping[str, bytes], public: Path) -> list[str]:
     leaks = []
     shown = {path: path.read_bytes() for path in sorted(public.rglob("*")) if path.is_file()}
     for name, data in hidden.items():
-        step = max(_WINDOW, len(data) // 50)
-        windows = [data[i : i + _WINDOW] for i in range(0, max(1, len(data) - _WINDOW), step)]
+        body = data[_HEADER:] if len(data) > 2 * _HEADER else data
+        step = max(_WINDOW, len(body) // 50)
+        windows = [body[i : i + _WINDOW] for i in range(0, max(1, len(body) - _WINDOW), step)]
         for path, content in shown.items():
             if any(len(set(w)) > 8 and len(w) == _WINDOW and w in content for w in windows):
                 leaks.append(f"a piece of {name} is in {path.name}")

@@ -22,6 +22,7 @@ from mlgym_mcp.session.budget import Budget
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import MisuseError
 from mlgym_mcp.session.journal import Journal, JournalError, read_journal
+from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.session import Session, SessionConfig, vars_of
 from mlgym_sandbox import get_backend
 from mlgym_sandbox.backends.base import Backend
@@ -107,7 +108,7 @@ class SessionRegistry:
     async def run(self) -> AsyncIterator[None]:
         """Own the sessions' tasks; on leaving, every live session is ended and its sandbox removed."""
         await self.clean_up_after_crash()
-        async with anyio.create_task_group() as tasks:
+        async with owned_tasks() as tasks:
             self._tasks = tasks
             tasks.start_soon(self._forget)
             try:
@@ -115,7 +116,6 @@ class SessionRegistry:
             finally:
                 with anyio.CancelScope(shield=True):
                     await self.end_all("the server was stopped")
-                tasks.cancel_scope.cancel()
                 self._tasks = None
 
     async def backend(self, name: str | None = None, *, unsafe: bool = False) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 
-from mlgym_mcp.catalog import Prepared, Task
+from mlgym_mcp.catalog import Prepared, Task, TaskError
 from mlgym_mcp.session.budget import Budget, Meter
 from mlgym_mcp.session.calls import Calls
 from mlgym_mcp.session.episode import Episode
@@ -26,6 +27,8 @@ from mlgym_sandbox.backends.base import Backend
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 
 Outcome = Literal["scored", "invalid_submission", "budget_exhausted", "abandoned", "infrastructure_error"]
+
+logger = logging.getLogger(__name__)
 
 _WATCH_S = 2.0
 _CLOSE_S = 60.0
@@ -221,8 +224,11 @@ class Session:
 
         try:
             made: Setup = await set_up(self, say)
-        except (SandboxError, InfrastructureError, OSError) as exc:
+        except (SandboxError, InfrastructureError, TaskError, OSError) as exc:
             await self.end("infrastructure_error", f"it could not be prepared: {exc}")
+        except Exception:
+            logger.exception("session %s could not be prepared", self.episode.id)
+            await self.end("infrastructure_error", "it could not be prepared: an error in the server, see its log")
         else:
             self._sandbox, self._prepared = made.sandbox, made.prepared
             self.grader_python = made.grader_python

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -274,11 +273,17 @@ class Arena:
     ) -> AsyncIterator[tuple[Client, dict[str, Any]]]:
         """A connected client of a new session, which is deleted afterwards."""
         made = self.server.create(task, self.backend, **options)
+        failure: Exception | None = None
         try:
             async with Client(made["mcp_url"], mode=mode) as client:
-                yield client, made
+                try:
+                    yield client, made
+                except Exception as exc:
+                    failure = exc  # the client would wrap it in groups, of which nobody wants to read
         finally:
             self.server.api("DELETE", f"/sessions/{made['id']}")
+        if failure is not None:
+            raise failure
 
 
 @pytest.fixture
@@ -297,6 +302,3 @@ async def alive(client: Client) -> None:
 def python(code: str) -> str:
     """A command line that runs a program given as text."""
     return f"python3 -B - <<'END_OF_PROGRAM'\n{code}\nEND_OF_PROGRAM"
-
-
-PYTHON = sys.executable

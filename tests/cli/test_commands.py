@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,13 @@ async def test_serve_over_http_prints_a_url_that_a_client_can_use_and_ends_on_a_
             assert await process.wait() == 0
     (folder,) = episode_folders()
     assert (folder / "events.jsonl").read_text().count('"type":"end"') == 1
+
+
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = run("serve", "toy", "--http", f"127.0.0.1:{port}", status=1)
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ async def test_an_image_whose_environment_is_not_prepared_says_what_to_run(
     engine: DockerBackend, host_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLGYM_HOME", str(tmp_path))
-    with pytest.raises(BackendUnavailableError, match="mlgym-mcp .*prepare bare"):
+    with pytest.raises(BackendUnavailableError, match=r"mlgym-mcp .*prepare bare"):
         await engine.create(SandboxSpec(name=f"test-{secrets.token_hex(4)}", image=host_image, limits=SMALL))
 
 
