@@ -12,7 +12,7 @@ class BackendUnavailableError(SandboxError):
 
 
 class SandboxLostError(SandboxError):
-    """The sandbox is gone (killed, engine stopped, machine out of memory): an infrastructure failure, not the agent's."""
+    """The sandbox is gone (killed, engine stopped, no memory): an infrastructure failure, not the agent's."""
 
 
 class SandboxFileError(SandboxError):

@@ -1,4 +1,4 @@
-"""Images made from the engine's own machine: a few empty folders onto which its ``/usr`` is mounted read-only.
+"""Images made from the engine's own machine: a few empty folders onto which parts of its ``/usr`` are mounted.
 
 Made in a moment with nothing to download, for tests and for machines that reach no registry. Sandboxes of such
 an image see the host's programs, not its data; it works only with an engine on this machine.
@@ -13,11 +13,11 @@ from typing import Final
 
 from mlgym_sandbox import environment
 from mlgym_sandbox.errors import BackendUnavailableError
+from mlgym_sandbox.host_system import TOP, is_plain_folder, shows, usr_parts
 
 HOST_LABEL: Final = "mlgym.host"
 ENVIRONMENT_LABEL: Final = "mlgym.environment"
 
-_SYSTEM: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _FOLDERS: Final = ("data", "dev", "etc", "home", "opt/env", "proc", "run", "sys", "tmp", "usr", "var/tmp", "workspace")
 _ETC: Final = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives")
 _PASSWD: Final = (
@@ -40,7 +40,7 @@ def image_tar() -> bytes:
         for folder in _FOLDERS:
             mode = 0o1777 if folder in ("tmp", "var/tmp") else 0o755
             add(folder, tarfile.DIRTYPE, mode, owner=1000 if folder == "workspace" else 0)
-        for name in _SYSTEM:
+        for name in TOP:
             there = Path("/", name)
             if there.is_symlink():
                 add(name, tarfile.SYMTYPE, 0o777, link=str(there.readlink()))
@@ -78,15 +78,11 @@ def binds(environment_name: str) -> tuple[tuple[str, str], ...]:
             f"the environment {environment_name!r} of this image is not prepared on this machine; "
             f"prepare it: mlgym-mcp environments prepare {environment_name}"
         )
-    pairs = [("/usr", "/usr")]
-    pairs += [(f"/{name}", f"/{name}") for name in _SYSTEM if _is_plain_folder(Path("/", name))]
+    pairs = [(part, part) for part in usr_parts() if is_plain_folder(Path(part))]
+    pairs += [(f"/{name}", f"/{name}") for name in TOP if is_plain_folder(Path("/", name))]
     pairs += [(path, path) for path in _ETC if Path(path).exists()]
     base = prepared.base_prefix
-    if not base.is_relative_to("/usr"):
+    if not shows(f"{base}/bin") and str(base) not in ("/usr", "/usr/local"):
         pairs.append((str(base), str(base)))  # at its own path: interpreters are built to know where they are
     pairs.append((str(prepared.path), environment.INSIDE))
     return tuple(pairs)
-
-
-def _is_plain_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()

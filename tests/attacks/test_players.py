@@ -158,6 +158,7 @@ async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena)
     async with arena.playing("toy_player") as (client, made):
         await text_of(client, "write_file", path="strategy.py", content=textwrap.dedent(spy))
         validation = await client.call_tool("validate", {})
+        assert not validation.is_error, validation.content
         assert validation.structured_content["score"] == round(share_of_ones(arena.server, "val"), 3)
         crash = textwrap.dedent(spy).replace("return 1", "return 1 // (5 - len(history))")
         await text_of(client, "write_file", path="strategy.py", content=crash)
@@ -194,5 +195,7 @@ async def test_programs_are_locked_in_on_docker_too(arena: Arena) -> None:
         for name in wanted:
             case = CASES[name]
             await text_of(client, "write_file", path="strategy.py", content=case.files["strategy.py"].decode())
-            result = (await client.call_tool("validate", {})).structured_content
+            answer = await client.call_tool("validate", {})
+            assert not answer.is_error, answer.content
+            result = answer.structured_content
             assert (VALID if result["valid"] else result["code"]) in case.expect, (name, result)

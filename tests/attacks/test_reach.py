@@ -102,7 +102,7 @@ async def test_nothing_of_the_server_shows_inside(arena: Arena) -> None:
     async with arena.playing() as (client, made):
         text = await text_of(client, "shell", command=look(arena, made["token"], made["id"]), timeout_s=40)
         seen = json.loads(re.search(r"^SEEN (.*)$", text, re.MULTILINE)[1])
-        assert [path for path in seen["files"] if not path.startswith("/usr/")] == []
+        assert [path for path in seen["files"] if "/lib/python3" not in path] == []
         assert seen["sockets"] == []
         assert [word for word in seen["words"] if made["id"] not in word or "cgroup" not in word] == []
         assert seen["fds"] == []
@@ -134,8 +134,8 @@ async def test_the_journal_and_the_vault_cannot_be_reached_through_the_tools(are
                     text = result.content[0].text
                     assert result.is_error or "link" in text, (tool, path, text)
                     assert '"seq"' not in text
-            assert (await client.call_tool("write_file", {"path": target, "content": "forged"})).is_error
-            await client.call_tool("write_file", {"path": "link", "content": "forged"})
+            for path in (target, "link"):  # /tmp/... may be written: it is the sandbox's own
+                await client.call_tool("write_file", {"path": path, "content": "forged"})
         after = (episode / "events.jsonl").read_bytes()
         assert after.startswith(before)
         arena.server.events(made)  # raises if a line was touched

@@ -678,3 +678,11 @@ async def file_appears(sandbox: Sandbox, path: str) -> None:
                 await anyio.sleep(0.02)
             else:
                 return
+
+
+@pytest.mark.usefixtures("isolating")
+async def test_data_that_packages_installed_on_this_machine_is_not_shown(box: Sandbox) -> None:
+    """Data-set packages put labels below /usr/share: programs are shown to a sandbox, data is not."""
+    for folder in ("/usr/share/doc", "/usr/share/datasets", "/usr/src", "/usr/local/share", "/var/lib/dpkg"):
+        status, _ = await box.run(f"ls -A {folder} 2>/dev/null | grep -q .", wait_s=10)
+        assert status.exit_code == 1, f"{folder} can be seen"

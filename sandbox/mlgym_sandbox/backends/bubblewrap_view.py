@@ -11,6 +11,7 @@ from pathlib import Path
 from mlgym_sandbox import seccomp
 from mlgym_sandbox.environment import INSIDE, Environment
 from mlgym_sandbox.errors import SandboxError
+from mlgym_sandbox.host_system import TOP, shows, usr_parts
 from mlgym_sandbox.identities import AGENT, Identities
 from mlgym_sandbox.inside import STATE_DIR
 from mlgym_sandbox.spec import DATA, WORKSPACE, SandboxSpec
@@ -19,10 +20,6 @@ RUNNER_PATH = "/opt/mlgym/runner.pyc"
 SEARCH_PATH = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
 
 # Programs and libraries, but not all of /usr: packages of data sets put their hidden labels into /usr/share.
-_SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "include", "local/bin", "local/lib")
-_SHARED = ("awk", "file", "gcc", "git-core", "i18n", "locale", "misc", "perl", "perl5", "python3", "terminfo",
-           "zoneinfo")  # fmt: skip
-_TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = ("alternatives", "ld.so.cache")
 _FILES: Mapping[str, str] = {
     "passwd": "root:x:0:0:runner:/:/usr/sbin/nologin\n"
@@ -101,10 +98,7 @@ def lay_out(
     temporary = min(spec.limits.tmp_mb, max(1, spec.limits.memory_mb // 4))
     view.arguments += ["--perms", "1777", "--size", str(temporary << 20), "--tmpfs", "/tmp"]  # noqa: S108
     base = str(environment.base_prefix)
-    if not any(base == f"/usr/{part}" or base.startswith(f"/usr/{part}/") for part in _SYSTEM) and base not in (
-        "/usr",
-        "/usr/local",
-    ):
+    if not shows(base) and base not in ("/usr", "/usr/local"):
         _ancestors(view, base, made)
         view.show(base, base)
     view.show(str(environment.path), INSIDE)
@@ -166,11 +160,9 @@ def _namespaces(identities: Identities, version: tuple[int, ...]) -> Iterator[st
 def _system(view: View) -> None:
     for path in ("/usr", "/usr/local", "/usr/share", "/etc"):
         view.folder(path)
-    for part in _SYSTEM:
-        _system_part(view, f"/usr/{part}")
-    for part in _SHARED:
-        _system_part(view, f"/usr/share/{part}")
-    for part in _TOP:
+    for path in usr_parts():
+        _system_part(view, path)
+    for part in TOP:
         _system_part(view, f"/{part}")
     for part in _ETC:
         _system_part(view, f"/etc/{part}")
@@ -189,7 +181,7 @@ def _ancestors(view: View, path: str, made: set[str]) -> None:
     """Make the folders above a mount: bubblewrap would make them for its own user only."""
     for parent in reversed(Path(path).parents[:-1]):
         name = str(parent)
-        if name not in made and not name.startswith(tuple(f"/usr/{part}" for part in _SYSTEM)):
+        if name not in made and not shows(name):
             made.add(name)
             view.folder(name)
 
