@@ -12,12 +12,17 @@ import pytest
 from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
 from mlgym_mcp.catalog.spec import TaskSpec
 from tests import toy_player
-from tests.attacks.conftest import Arena, Server, both
+from tests.attacks.conftest import Arena, Server
 from tests.serving.conftest import text_of
 from mcp import Client
 
 pytestmark = pytest.mark.anyio
 CASES = {case.name: case for case in adversarial(TaskSpec.model_validate(tomllib.loads(toy_player.TASK)))}
+
+ON_DOCKER = [
+    pytest.mark.docker,
+    pytest.mark.xfail(strict=True, reason="a docker workspace on disk (a player's: 512 MiB) belongs to root"),
+]
 
 
 def share_of_ones(server: Server, split: str) -> float:
@@ -146,7 +151,7 @@ async def test_a_program_that(playing: Client, arena: Arena, name: str) -> None:
     assert len(result.content[0].text) < 25_000
 
 
-@both
+@pytest.mark.parametrize("where", ["bubblewrap", pytest.param("docker", marks=ON_DOCKER)], indirect=True)
 async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena) -> None:
     """A program that prints all it sees: validate returns that (validation data only), submit does not."""
     spy = """
@@ -180,8 +185,7 @@ async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena)
         assert scores[-1]["private"]["secret"] == "known to the journal only"
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize("where", ["docker"], indirect=True)
+@pytest.mark.parametrize("where", [pytest.param("docker", marks=ON_DOCKER)], indirect=True)
 async def test_programs_are_locked_in_on_docker_too(arena: Arena) -> None:
     wanted = (
         "a player that forks without end",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from pathlib import Path
 
 import anyio
 import pytest
@@ -93,14 +94,15 @@ print("SEEN " + json.dumps(seen))
 def look(arena: Arena, *words: str) -> str:
     port = arena.server.url.rpartition(":")[2]
     known = [str(arena.server.home), str(arena.server.tasks), "MLGYM_HOME", "MLGYM_RUNNER", *words]
-    return python(f"PORT = {port}\nWORDS = {known!r}\n" + textwrap.dedent(LOOK))
+    return f"PORT = {port}\nWORDS = {known!r}\n" + textwrap.dedent(LOOK)
 
 
 @both
 async def test_nothing_of_the_server_shows_inside(arena: Arena) -> None:
     labels = arena.server.vault("toy", "labels.json") if list((arena.server.home / "vault").glob("toy/**/*")) else None
     async with arena.playing() as (client, made):
-        text = await text_of(client, "shell", command=look(arena, made["token"], made["id"]), timeout_s=40)
+        await text_of(client, "write_file", path="look.py", content=look(arena, made["token"], made["id"]))
+        text = await text_of(client, "shell", command="python3 look.py", timeout_s=40)
         seen = json.loads(re.search(r"^SEEN (.*)$", text, re.MULTILINE)[1])
         assert [path for path in seen["files"] if "/lib/python3" not in path] == []
         assert seen["sockets"] == []
@@ -126,20 +128,20 @@ async def test_the_journal_and_the_vault_cannot_be_reached_through_the_tools(are
         before = (episode / "events.jsonl").read_bytes()
         targets = [str(episode / "events.jsonl"), str(arena.server.home / "admin.token")]
         targets += [str(path) for path in (arena.server.home / "vault").rglob("*") if path.is_file()]
+        host_bytes = {target: Path(target).read_bytes() for target in targets}
         for target in targets:
             await text_of(client, "shell", command=f"ln -sf {target} link; cat {target}; echo forged >> {target}")
             for path in (target, "link", f"../../..{target}", f"/workspace/../{target}"):
                 for tool, more in (("read_file", {}), ("list_files", {}), ("search_files", {"pattern": "."})):
-                    result = await client.call_tool(tool, {"path": path, **more})
-                    text = result.content[0].text
-                    assert result.is_error or "link" in text, (tool, path, text)
-                    assert '"seq"' not in text
+                    text = await text_of(client, tool, path=path, **more)
+                    assert host_bytes[target].decode()[:40].strip() not in text, (tool, path)
             for path in (target, "link"):  # /tmp/... may be written: it is the sandbox's own
                 await client.call_tool("write_file", {"path": path, "content": "forged"})
         after = (episode / "events.jsonl").read_bytes()
         assert after.startswith(before)
         arena.server.events(made)  # raises if a line was touched
-        assert "forged" not in (arena.server.home / "admin.token").read_text()
+        for target in targets[1:]:
+            assert Path(target).read_bytes() == host_bytes[target]
 
 
 @both
