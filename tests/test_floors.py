@@ -13,6 +13,7 @@ PACKAGES = {"mlgym_mcp": ROOT, "mlgym_sandbox": ROOT / "sandbox", "mlgym_clients
 STDLIB_ONLY = [
     "mlgym_mcp/__init__.py",
     "mlgym_mcp/catalog/building.py",
+    "mlgym_mcp/catalog/confined.py",
     "mlgym_mcp/cli/entry.py",
     "mlgym_mcp/grading/api.py",
     "mlgym_mcp/grading/errors.py",

@@ -9,10 +9,8 @@ through seeds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
-import importlib.util
 import json
 import os
 import random
@@ -24,6 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from mlgym_mcp.catalog.confined import end_with_server, limit, load_function
 
 ADDRESS_SPACE: Final = 16 << 30
 FILE_SIZE: Final = 8 << 30
@@ -92,10 +92,17 @@ class BuildContext:
 
 def main(channel: int, alive: int) -> None:
     """Build as the order on ``channel`` says and end; the last line on it says whether that went well."""
-    _die_with_server(alive)
+    end_with_server(alive)
     with os.fdopen(channel, "r+b", buffering=0) as stream:
         order = json.loads(_line(stream))
-        _limit(order["timeout_s"])
+        limit(
+            {
+                resource.RLIMIT_CPU: int(4 * order["timeout_s"]) + 10,
+                resource.RLIMIT_AS: ADDRESS_SPACE,
+                resource.RLIMIT_FSIZE: FILE_SIZE,
+                resource.RLIMIT_NOFILE: OPEN_FILES,
+            }
+        )
 
         def say(**words: Any) -> None:
             stream.write(json.dumps(words).encode() + b"\n")
@@ -125,26 +132,6 @@ def main(channel: int, alive: int) -> None:
     os.killpg(0, signal.SIGKILL)  # our own session: nothing that the generator started may outlive it
 
 
-def load_function(folder: Path, entrypoint: str) -> Callable[[Any], Any]:
-    """Return the function of ``module:function`` in a task's folder, whose other modules it may import.
-
-    Raises:
-        FileNotFoundError: there is no such module.
-        AttributeError: it has no such function.
-    """
-    name, _, function = entrypoint.partition(":")
-    path = folder / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"{entrypoint!r} was not found: there is no {name}.py in {folder}")
-    sys.path.append(str(folder))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    found: Callable[[Any], Any] = getattr(module, function)
-    return found
-
-
 def _line(stream: Any) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n"):
@@ -153,26 +140,3 @@ def _line(stream: Any) -> bytes:
             os._exit(3)  # the server is gone
         data += piece
     return bytes(data)
-
-
-def _limit(timeout_s: float) -> None:
-    for kind, wanted in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, int(4 * timeout_s) + 10),
-        (resource.RLIMIT_AS, ADDRESS_SPACE),
-        (resource.RLIMIT_FSIZE, FILE_SIZE),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-    ):
-        _, hard = resource.getrlimit(kind)
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(kind, (value, value))
-
-
-def _die_with_server(alive: int) -> None:
-    """Have the kernel end this process when the server does: the last writer of this pipe is gone."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(alive, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    with contextlib.suppress(BlockingIOError):
-        if not os.read(alive, 1):
-            os._exit(3)

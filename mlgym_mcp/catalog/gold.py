@@ -30,7 +30,7 @@ spec = importlib.util.spec_from_file_location(
     "mlgym_mcp", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder])
 package = sys.modules["mlgym_mcp"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from mlgym_mcp.catalog.building import load_function
+from mlgym_mcp.catalog.confined import load_function
 from mlgym_mcp.grading.api import GradeContext
 ctx = GradeContext(task=order["task"], preset=order["preset"], params=order["params"], split=order["split"],
     submission=Path("/nonexistent"), public_folder=Path(order["public"]), private_folder=Path(order["private"]),

@@ -23,7 +23,6 @@ from mlgym_mcp.catalog import sources
 from mlgym_mcp.catalog.building import BOOT
 from mlgym_mcp.catalog.catalog import Task
 from mlgym_mcp.catalog.errors import DataError
-from mlgym_mcp.catalog.locking import locked
 from mlgym_mcp.catalog.prepared import (
     MANIFEST,
     Manifest,
@@ -37,6 +36,7 @@ from mlgym_mcp.catalog.prepared import (
 )
 from mlgym_sandbox import environment
 from mlgym_sandbox.errors import SandboxError
+from mlgym_sandbox.locking import locked
 
 Progress = Callable[[float, str], None]
 P = ParamSpec("P")

@@ -24,8 +24,8 @@ from anyio import CapacityLimiter, to_thread
 from mlgym_mcp.catalog import deb
 from mlgym_mcp.catalog.errors import SourceError
 from mlgym_mcp.catalog.lock import DebOrigin, HubOrigin, Origin, Source
-from mlgym_mcp.catalog.locking import locked
 from mlgym_sandbox.home import home
+from mlgym_sandbox.locking import locked
 
 Progress = Callable[[float, str], None]
 P = ParamSpec("P")

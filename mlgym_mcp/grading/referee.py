@@ -8,8 +8,6 @@ progress; it ends with one frame: ``score``, ``invalid`` or ``error``.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import importlib.util
 import json
 import os
 import resource
@@ -17,10 +15,11 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from mlgym_mcp.catalog.confined import end_with_server, limit, load_function
 from mlgym_mcp.grading.api import GradeContext, Score
 from mlgym_mcp.grading.errors import GraderError, InvalidSubmission
 from mlgym_mcp.grading.players import Ending, Player
@@ -118,11 +117,19 @@ class Players:
 
 def main(control_fd: int, alive_fd: int) -> None:
     """Do one grading and end, this process and all it started."""
-    _die_with_server(alive_fd)
+    end_with_server(alive_fd)
     control = Control(socket.socket(fileno=control_fd))
     _, payload = control.receive()
     facts = json.loads(payload)
-    _limit(facts["timeout_s"])
+    limit(
+        {
+            resource.RLIMIT_CPU: int(4 * facts["timeout_s"]) + 10,
+            resource.RLIMIT_AS: ADDRESS_SPACE,
+            resource.RLIMIT_FSIZE: FILE_SIZE,
+            resource.RLIMIT_NOFILE: OPEN_FILES,
+            resource.RLIMIT_NPROC: PROCESSES,
+        }
+    )
     try:
         header, result = _verdict(control, facts)
         last_word = encode(header, result)
@@ -154,50 +161,10 @@ def _verdict(control: Control, facts: Mapping[str, Any]) -> tuple[dict[str, Any]
         **({} if facts["player"] is None else {"open_player": Players(control, facts["player"], deadline)}),
     )
     try:
-        score = _load(Path(facts["folder"]), facts["entrypoint"])(context)
+        score = load_function(Path(facts["folder"]), facts["entrypoint"])(context)
     except InvalidSubmission as verdict:
         words = {"code": verdict.code, "sentence": verdict.sentence, "detail": verdict.detail}
         return {"op": "invalid"}, json.dumps(words).encode()
     if not isinstance(score, Score):
         raise GraderError(f"{facts['entrypoint']} returned {type(score).__name__}, expected a Score")
     return {"op": "score"}, json.dumps(score.as_json(), allow_nan=False).encode()
-
-
-def _load(folder: Path, entrypoint: str) -> Callable[[GradeContext], object]:
-    """The function of ``module:function`` in the task's folder, whose other modules it may import."""
-    name, _, function = entrypoint.partition(":")
-    path = folder / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise GraderError(f"the task's grader {entrypoint!r} was not found: there is no {name}.py in its folder")
-    sys.path.append(str(folder))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    found: Callable[[GradeContext], object] = getattr(module, function)
-    return found
-
-
-def _limit(timeout_s: float) -> None:
-    cpu_s = int(4 * timeout_s) + 10
-    for kind, wanted in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_AS, ADDRESS_SPACE),
-        (resource.RLIMIT_FSIZE, FILE_SIZE),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_NPROC, PROCESSES),
-    ):
-        _, hard = resource.getrlimit(kind)
-        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(kind, (value, value))
-
-
-def _die_with_server(alive_fd: int) -> None:
-    """Have the kernel end this process when the server does: the last writer of this pipe is gone."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(alive_fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(alive_fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    with contextlib.suppress(BlockingIOError):
-        if not os.read(alive_fd, 1):
-            os._exit(3)

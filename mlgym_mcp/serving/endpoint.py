@@ -13,7 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from mlgym_mcp.serving.lines import line_streams
+from mlgym_mcp.serving.lines import MAX_LINE, line_streams
 from mlgym_mcp.serving.task_server import make_server
 from mlgym_mcp.session.session import Session
 
@@ -35,6 +35,7 @@ class Endpoint:
         self._manager = StreamableHTTPSessionManager(
             app=self._low,
             security_settings=security,
+            max_request_body_size=MAX_LINE,  # so that too long an argument is answered in words, as on stdio
             session_idle_timeout=None,  # the session decides when an episode ends, not MCP's idleness
         )
         self._requests: dict[anyio.CancelScope, bool] = {}

@@ -59,7 +59,7 @@ class EpisodeExtension(Extension):
         if spec is None:
             text = f"There is no tool {params.name[:60]!r}. The tools are: {KNOWN}."
             return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-        client = {"era": ctx.protocol_version, "request": str(ctx.request_id)}
+        client = {"era": ctx.protocol_version, "request": str(ctx.request_id)[:100]}
         try:
             result: HandlerResult = await self.session.calls.perform(
                 params.name, params.arguments or {}, spec.call, lambda: call_next(ctx), _describe, client=client

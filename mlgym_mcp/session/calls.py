@@ -111,7 +111,8 @@ class Calls:
         finally:
             session.touch()
             if record is not None and not session.closed:
-                journal.append("result", call=record.seq, seconds=round(time.monotonic() - started, 6), **outcome)
+                seconds = round(time.monotonic() - started, 6)
+                journal.append("result", call=record.seq, seconds=seconds, **session.episode.trim(outcome))
 
     def _refusal(self, name: str, spec: CallSpec) -> RefusedError | None:
         session = self._session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -13,6 +14,10 @@ from mlgym_mcp.session.journal import Journal
 
 _INLINE = 8192
 """Longer text (in characters) goes to a file named by its SHA-256; the journal then names the file."""
+_SHORT = 200
+_MANY = 64
+_ROOM = 64 << 20
+"""Bytes of blobs, and of the journal: beyond them only what is short is recorded in full."""
 
 
 class Episode:
@@ -28,6 +33,7 @@ class Episode:
         self.folder = folder
         self.id = folder.name
         self.journal = Journal(folder)
+        self._blob_bytes: int | None = None
 
     @classmethod
     def create(cls, root: Path, task: str, session_id: str) -> Episode:
@@ -36,27 +42,68 @@ class Episode:
         return cls(root / f"{stamp}-{task}-{session_id[:8]}")
 
     def shrink(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return tool arguments as the journal keeps them: long text is moved to ``blobs/<sha256>``.
+        """Return tool arguments as the journal keeps them, whatever a client sends: strict JSON of bounded size.
+
+        Long values go to ``blobs/<sha256>``; beyond ``_ROOM`` only their digest is kept. So an agent cannot fill
+        the server's disk with calls that cost it nothing.
 
         Raises:
             OSError: the blob could not be written.
         """
+        if len(arguments) > _MANY or any(len(name) > _SHORT for name in arguments):
+            return {"$all": self._keep(_json(arguments), "json")}
         return {name: self._shrink(value) for name, value in arguments.items()}
 
+    def trim(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the journal keeps of a result: all of it, until there is too much of everything."""
+        if self.journal.size < _ROOM:
+            return dict(outcome)
+        return {k: f"{v[:_SHORT]} [cut]" if isinstance(v, str) and len(v) > _SHORT else v for k, v in outcome.items()}
+
     def _shrink(self, value: Any) -> Any:
-        if not isinstance(value, str) or len(value) <= _INLINE:
+        text, kind = (value, "text") if isinstance(value, str) else (_json(value), "json")
+        limit = _INLINE if self.journal.size < _ROOM else _SHORT
+        if len(text) > limit:
+            return self._keep(text, kind)
+        if kind == "text" or _is_strict(value):
             return value
-        data = value.encode("utf-8", "surrogatepass")
+        return {"$json": text}
+
+    def _keep(self, text: str, kind: str) -> dict[str, Any]:
+        data = text.encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(data).hexdigest()
+        known = {"$blob": digest, "chars": len(text)} | ({"kind": kind} if kind != "text" else {})
         folder = self.folder / "blobs"
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / digest
-        if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(data)
-            part.rename(path)
-        return {"$blob": digest, "chars": len(value)}
+        if path.exists():
+            return known
+        if self._blob_bytes is None:
+            self._blob_bytes = sum(blob.stat().st_size for blob in folder.iterdir())
+        if self._blob_bytes + len(data) > _ROOM:
+            return known | {"dropped": True}
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_bytes(data)
+        part.rename(path)
+        self._blob_bytes += len(data)
+        return known
 
     def close(self) -> None:
         """Close the journal."""
         self.journal.close()
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON text, NaN and infinities included: clients do send them."""
+    try:
+        return json.dumps(value, ensure_ascii=True)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or nested without end
+        return f"what JSON cannot hold: {type(value).__name__}"
+
+
+def _is_strict(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -77,6 +77,11 @@ class Journal:
         except OSError as exc:
             raise JournalError(f"the journal {self.path} cannot be opened: {exc.strerror}") from exc
 
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return os.fstat(self._fd).st_size
+
     def append(self, type: str, /, **fields: Any) -> Event:  # noqa: A002 - the field's name on disk
         """Write one event and return it.
 

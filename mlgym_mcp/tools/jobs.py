@@ -16,7 +16,7 @@ from mlgym_sandbox.spec import JobStatus
 _KEEP = 60_000
 _FIRST_S = 1.0
 """Commands that end within this time cost one round trip and no progress report."""
-_TICK_S = 5.0
+_TICK_S = 2.0
 
 JobId = Annotated[str, Field(description="The job's id, as shell or job_list told it.")]
 

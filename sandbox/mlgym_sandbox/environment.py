@@ -7,7 +7,6 @@ needs no Python of its own.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -29,6 +29,7 @@ from anyio.abc import Process
 
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
+from mlgym_sandbox.locking import locked
 
 INSIDE = "/opt/env"
 """Where a sandbox sees its environment."""
@@ -150,7 +151,8 @@ async def prepare(name: str = "light", progress: Progress | None = None) -> Envi
     if (found := await _off_loop(find, name)) is not None:
         return found
     say = progress or (lambda _line: None)
-    async with _locked(folder.with_name(f".{folder.name}.lock"), say):
+    waiting = partial(say, "another process is preparing this environment; waiting for it")
+    async with locked(folder.with_name(f".{folder.name}.lock"), waiting):
         if (found := await _off_loop(find, name)) is not None:
             return found
         for left in folder.parent.glob(f".{folder.name}.*.partial"):
@@ -297,26 +299,6 @@ async def _lines(process: Process) -> AsyncIterator[str]:
         rest = rest[-65536:]
     if rest:
         yield rest.decode(errors="replace").rstrip()
-
-
-@asynccontextmanager
-async def _locked(path: Path, say: Progress) -> AsyncIterator[None]:
-    """Hold a lock among processes; the kernel drops it when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    say("another process is preparing this environment; waiting for it")
-                waiting = True
-                await anyio.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 async def _off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
