@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import re
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Annotated
 
 from pydantic import Field
@@ -20,9 +20,16 @@ _READ_LIMIT = 1 << 20
 _EDIT_LIMIT = 4 << 20
 _WRITE_LIMIT = 3 << 20
 
+_DIAGNOSE_LIMIT = 200_000
+_HINT_CHARS, _HINT_LINES = 2000, 20_000
+"""Larger pieces of text get no hint of what looks alike: it would hold up everybody."""
+
 Path = Annotated[
     str,
-    Field(description="File path. Relative paths start at /workspace, e.g. 'train.py' or '/data/README.md'."),
+    Field(
+        max_length=4095,
+        description="File path. Relative paths start at /workspace, e.g. 'train.py' or '/data/README.md'.",
+    ),
 ]
 
 
@@ -204,23 +211,44 @@ def _replace_text(path: str, text: str, old: str, new: str) -> tuple[str, int]:
         at = text.index(old)
         return text[:at] + new + text[at + len(old) :], at
     if count > 1:
-        lines = [str(text.count("\n", 0, m.start()) + 1) for m in re.finditer(re.escape(old), text)][:10]
+        lines = _line_numbers(text, old, 10)
         raise MisuseError(
             f"The text to replace is in {path} {count} times (lines {', '.join(lines)}): add lines around it until "
             "it is unique, or use first_line and last_line."
         )
-    squeezed = re.sub(r"\s+", " ", old).strip()
-    near = [
-        i
-        for i, line in enumerate(text.splitlines(), 1)
-        if squeezed and re.sub(r"\s+", " ", line).strip() and re.sub(r"\s+", " ", line).strip() in squeezed
-    ][:5]
+    near = _alike(text, old)
     hint = (
         f" Lines {', '.join(map(str, near))} look alike but differ in spaces or in what stands around them."
         if near
         else ""
     )
     raise MisuseError(f"The text to replace is not in {path}.{hint} Read the file and copy the text exactly.")
+
+
+def _line_numbers(text: str, piece: str, limit: int) -> list[str]:
+    """Return the lines in which a piece of text begins."""
+    numbers: list[str] = []
+    line, done, at = 1, 0, text.find(piece)
+    while at >= 0 and len(numbers) < limit:
+        line += text.count("\n", done, at)
+        numbers.append(str(line))
+        done, at = at, text.find(piece, at + len(piece))
+    return numbers
+
+
+def _alike(text: str, old: str) -> list[int]:
+    """Return up to five lines that are in ``old`` if spaces do not count."""
+    squeezed = " ".join(old.split())
+    near: list[int] = []
+    if not squeezed or len(squeezed) > _HINT_CHARS:
+        return near
+    for number, line in enumerate(islice(text.splitlines(), _HINT_LINES), 1):
+        words = " ".join(line.split())
+        if words and words in squeezed:
+            near.append(number)
+            if len(near) == 5:
+                break
+    return near
 
 
 def _replace_lines(path: str, text: str, new: str, first: int, last: int) -> tuple[str, int]:
@@ -251,7 +279,7 @@ def _around(text: str, first: int, changed: int) -> str:
 
 def _diagnose(path: str, text: str) -> str:
     """Return a sentence on Python syntax errors, or nothing. The text is parsed, never run."""
-    if not path.endswith(".py") or len(text) > 1 << 20:
+    if not path.endswith(".py") or len(text) > _DIAGNOSE_LIMIT:
         return ""
     try:
         with warnings.catch_warnings():
@@ -267,7 +295,9 @@ def _diagnose(path: str, text: str) -> str:
 
 async def list_files(
     call: Call,
-    path: Annotated[str, Field(description="Folder to list, e.g. '.' for /workspace or '/data'.")] = ".",
+    path: Annotated[
+        str, Field(max_length=4095, description="Folder to list, e.g. '.' for /workspace or '/data'.")
+    ] = ".",
     depth: Annotated[int, Field(ge=1, le=10, description="How many levels of folders to go down.")] = 2,
 ) -> Reply:
     """List files and folders with their sizes."""
@@ -288,18 +318,14 @@ async def list_files(
 
 async def search_files(
     call: Call,
-    pattern: Annotated[str, Field(description="Python regular expression, matched line by line.")],
-    path: Annotated[str, Field(description="File or folder to search.")] = ".",
-    glob: Annotated[str, Field(description="Only files whose name matches, e.g. '*.py'. Empty for all.")] = "",
+    pattern: Annotated[str, Field(max_length=1000, description="Python regular expression, matched line by line.")],
+    path: Annotated[str, Field(max_length=4095, description="File or folder to search.")] = ".",
+    glob: Annotated[
+        str, Field(max_length=500, description="Only files whose name matches, e.g. '*.py'. Empty for all.")
+    ] = "",
     ignore_case: Annotated[bool, Field(description="Whether upper and lower case are the same.")] = False,
 ) -> Reply:
     """Search text files for a regular expression and show the matching lines."""
-    try:
-        re.compile(pattern)
-    except re.error as exc:
-        raise MisuseError(
-            f"The pattern is not a regular expression: {exc}. Escape special characters with \\."
-        ) from exc
     async with _files(call) as sandbox:
         found = await sandbox.search(pattern, _absolute(path), glob=glob or None, ignore_case=ignore_case)
     if not found.matches:

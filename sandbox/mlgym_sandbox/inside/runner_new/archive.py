@@ -1,3 +1,26 @@
+"""Tar archives: out of the workspace and into it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tarfile
+
+from mlgym_sandbox.inside.runner.files import Files, need_regular, write_all
+from mlgym_sandbox.inside.runner.globs import glob_expression
+from mlgym_sandbox.inside.runner.names import plain
+from mlgym_sandbox.inside.runner.refusals import Refusal, file_refusal
+from mlgym_sandbox.inside.runner.wire import CHUNK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+    
+    from mlgym_sandbox.inside.runner.errands import Work
+    from mlgym_sandbox.inside.runner.wire import Header
+
+
 class TarSelection:
     """The regular files and folders that globs name; anything else that they name is refused."""
 

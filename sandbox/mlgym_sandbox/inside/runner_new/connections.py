@@ -1,3 +1,12 @@
+"""How servers reach the runner: over descriptors 0 and 1, or over a listening socket."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+
+
 class Stdio:
     """Frames on descriptors 0 and 1, which outlive every server; each new one announces itself by the magic."""
 

@@ -1,3 +1,12 @@
+"""Watching how much the agent stores, where no file system limits it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+
 def measure_work(files: Files, processes: Processes, paths: list[str]) -> Work:
     """Bytes on disk below some folders, with deleted files that a process still holds open."""
 

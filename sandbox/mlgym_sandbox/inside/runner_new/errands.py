@@ -1,3 +1,13 @@
+"""Work on many files: forked children of the runner that have become the agent."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import sys
+
+
 class Errand:
     """Work on many files, done by a forked child that has become the agent; the runner's loop goes on.
 

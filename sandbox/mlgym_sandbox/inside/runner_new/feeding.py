@@ -1,10 +1,23 @@
+"""Pipes that the runner writes to."""
+
+from __future__ import annotations
+
+import os
+
+from mlgym_sandbox.inside.runner.loop import WRITE, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
 class Feeder:
     """Writes to a pipe as fast as its reader takes it; answers each piece when it has gone in."""
 
     def __init__(self, loop: Loop, fd: int) -> None:
         self.loop, self.fd = loop, fd
         os.set_blocking(fd, False)
-        self.queue: collections.deque[tuple[bytes, Callable[[bool], None]]] = collections.deque()
+        self.queue: list[tuple[bytes, Callable[[bool], None]]] = []
         self.ending = False
 
     def put(self, data: bytes, done: Callable[[bool], None]) -> None:
@@ -29,7 +42,7 @@ class Feeder:
                 if sent < len(data):
                     self.queue[0] = (data[sent:], done)
                     continue
-                self.queue.popleft()
+                del self.queue[0]
                 done(True)
         except BlockingIOError:
             self.loop.watch(self.fd, WRITE, self.flush)
@@ -48,4 +61,4 @@ class Feeder:
             os.close(self.fd)
             self.fd = -1
         while self.queue:
-            self.queue.popleft()[1](False)
+            self.queue.pop(0)[1](False)

@@ -1,3 +1,23 @@
+"""Files, seen and changed with the agent's rights."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from mlgym_sandbox.inside.runner.refusals import Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+    
+    from mlgym_sandbox.inside.runner.identity import Identity
+    from mlgym_sandbox.inside.runner.peer import Peer
+    from mlgym_sandbox.inside.runner.wire import Header
+
+
 def kind_of(mode: int) -> str:
     if stat.S_ISREG(mode):
         return "file"

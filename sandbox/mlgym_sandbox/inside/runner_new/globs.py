@@ -1,3 +1,10 @@
+"""Globs."""
+
+from __future__ import annotations
+
+import re
+
+
 def glob_expression(glob: str) -> str:
     """A glob as a regular expression: ``*`` and ``?`` stay within a name, ``**`` crosses folders."""
     text, at = "", 0

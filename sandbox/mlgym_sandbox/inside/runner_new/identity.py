@@ -1,3 +1,10 @@
+"""Who the runner is and who the commands are."""
+
+from __future__ import annotations
+
+import os
+
+
 class Identity:
     """The agent's uid and gid; ``with identity:`` borrows them (the effective ones) for a moment.
 

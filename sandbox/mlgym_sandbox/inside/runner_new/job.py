@@ -1,3 +1,26 @@
+"""One job."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mlgym_sandbox.inside.runner.feeding import Feeder
+from mlgym_sandbox.inside.runner.native import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    
+    from mlgym_sandbox.inside.runner.loop import Timer
+    from mlgym_sandbox.inside.runner.output import OutputLog
+    from mlgym_sandbox.inside.runner.peer import Peer
+    from mlgym_sandbox.inside.runner.wire import Header
+
+STREAM_WINDOW = 1 << 20
+"""Bytes of a stream's stdout that may be under way unread."""
+
+
 class Job:
     """One command, from its start to the end of everything it started."""
 

@@ -1,3 +1,12 @@
+"""All jobs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+
+
 class Jobs:
     """All jobs: starting, watching, ending."""
 

@@ -1,3 +1,21 @@
+"""What a folder holds."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from mlgym_sandbox.inside.runner.files import Files, kind_of, write_all
+from mlgym_sandbox.inside.runner.names import plain, sorted_entries
+from mlgym_sandbox.inside.runner.native import dumps
+from mlgym_sandbox.inside.runner.refusals import file_refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mlgym_sandbox.inside.runner.errands import Work
+    from mlgym_sandbox.inside.runner.wire import Header
+
+
 def list_work(files: Files, path: str, depth: int, limit: int, hidden: bool) -> Work:
     def work(_: int, out_fd: int) -> Header:
         top = files.real(path)

@@ -1,3 +1,19 @@
+"""Waiting: for descriptors and for moments; everything the runner does is a callback of this loop."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
 class Timer:
     """A callback at a moment of the monotonic clock, until cancelled."""
 
@@ -12,19 +28,22 @@ class Loop:
     """Descriptors and timers; every callback runs here, one at a time."""
 
     def __init__(self) -> None:
-        self.selector = selectors.DefaultSelector()
+        self.epoll = select.epoll()
+        self.watched: dict[int, tuple[Callable[[], None]]] = {}
+        """By descriptor; every call of ``watch`` makes another tuple."""
         self.timers: list[tuple[float, int, Timer]] = []
         self.order = itertools.count()
 
     def watch(self, fd: int, events: int, action: Callable[[], None]) -> None:
-        if fd in self.selector.get_map():
-            self.selector.modify(fd, events, action)
+        if fd in self.watched:
+            self.epoll.modify(fd, events)
         else:
-            self.selector.register(fd, events, action)
+            self.epoll.register(fd, events)
+        self.watched[fd] = (action,)
 
     def unwatch(self, fd: int) -> None:
-        if fd in self.selector.get_map():
-            self.selector.unregister(fd)
+        if self.watched.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         timer = Timer(action)
@@ -36,9 +55,10 @@ class Loop:
         while self.timers and self.timers[0][2].action is None:
             heapq.heappop(self.timers)
         timeout = min(max(0.0, self.timers[0][0] - time.monotonic()), 3600.0) if self.timers else None
-        for key, _ in self.selector.select(timeout):
-            if self.selector.get_map().get(key.fd) is key:  # else: an earlier callback of this turn changed it
-                key.data()
+        ready = [(fd, self.watched.get(fd)) for fd, _ in self.epoll.poll(timeout)]
+        for fd, watch in ready:
+            if watch is not None and self.watched.get(fd) is watch:  # else: an earlier callback of this turn changed it
+                watch[0]()
         now = time.monotonic()
         while self.timers and self.timers[0][0] <= now:
             action = heapq.heappop(self.timers)[2].action

@@ -1,3 +1,11 @@
+"""The runner's beginning."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
 def read_config() -> Header:
     """Take the configuration out of the environment; what is not in it has the defaults of ``inside``."""
     config: Header = {

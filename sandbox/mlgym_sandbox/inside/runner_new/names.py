@@ -1,3 +1,10 @@
+"""File names: in order, and as text."""
+
+from __future__ import annotations
+
+import os
+
+
 def sorted_entries(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)

@@ -1,3 +1,15 @@
+"""What jobs print, kept within limits."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
 class OutputLog:
     """What a job printed: the first three quarters of ``limit`` and, rolling, the last quarter."""
 
@@ -8,14 +20,18 @@ class OutputLog:
         self.make_room = make_room
         self.stuck: int | None = None
         """Where keeping ended because the disk was full."""
-        self.fd = self.open(folder)
+        self.folder = folder
+        self.dropped = False
+        self.fd = -1
+        """Opened with the first byte: many commands print nothing."""
 
     @staticmethod
     def open(folder: str) -> int:
         try:
             return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
-            fd, path = tempfile.mkstemp(dir=folder)
+            path = os.path.join(folder, os.urandom(8).hex())  # a file system without unnamed files
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             os.unlink(path)
             return fd
 
@@ -26,10 +42,12 @@ class OutputLog:
 
     def append(self, data: bytes) -> None:
         at, self.total = self.total, self.total + len(data)
-        if self.stuck is not None or self.fd < 0:
+        if self.stuck is not None or self.dropped:
             return
         while True:
             try:
+                if self.fd < 0:
+                    self.fd = self.open(self.folder)
                 self.put(at, data)
                 return
             except OSError as error:
@@ -77,6 +95,7 @@ class OutputLog:
         return start, b"".join(parts)
 
     def drop(self) -> None:
+        self.dropped = True
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

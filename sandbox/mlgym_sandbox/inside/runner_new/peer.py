@@ -1,3 +1,19 @@
+"""The server, as one to send to."""
+
+from __future__ import annotations
+
+import os
+
+from mlgym_sandbox.inside.runner.loop import WRITE, Loop
+from mlgym_sandbox.inside.runner.wire import BACKLOG, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    
+    from mlgym_sandbox.inside.runner.wire import Header
+
+
 class Peer:
     """The server at the other end, for as long as it is the one that is listened to."""
 
@@ -5,7 +21,7 @@ class Peer:
         self.loop, self.fd, self.lost = loop, fd, lost
         self.alive = True
         self.pending = 0
-        self.queue: collections.deque[memoryview] = collections.deque()
+        self.queue: list[memoryview] = []
         self.when_drained: list[Callable[[], None]] = []
 
     def send(self, header: Header, payload: bytes = b"") -> None:
@@ -26,7 +42,7 @@ class Peer:
                 if sent < len(self.queue[0]):
                     self.queue[0] = self.queue[0][sent:]
                 else:
-                    self.queue.popleft()
+                    del self.queue[0]
             self.loop.unwatch(self.fd)
         except BlockingIOError:
             self.loop.watch(self.fd, WRITE, self.flush)

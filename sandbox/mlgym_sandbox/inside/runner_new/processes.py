@@ -1,3 +1,22 @@
+"""The process table of the sandbox, and signals to it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from mlgym_sandbox.inside.runner.native import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mlgym_sandbox.inside.runner.identity import Identity
+
+MARKER = "MLGYM_JOB"
+"""In the environment of every process of a job: the job's name."""
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
 class Process:
     """One line of the process table."""
 

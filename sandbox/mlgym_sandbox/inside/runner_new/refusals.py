@@ -1,3 +1,10 @@
+"""Why a request cannot be done, in words for the one who asked."""
+
+from __future__ import annotations
+
+import errno
+
+
 class Refusal(Exception):
     """A request that cannot be done; ``kind`` picks the exception on the server's side."""
 

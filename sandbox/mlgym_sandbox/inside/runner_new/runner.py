@@ -1,3 +1,12 @@
+"""Everything together: servers, requests, children reaped."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+
+
 class Runner:
     """Everything together: requests in, replies out, children reaped."""
 

@@ -1,3 +1,24 @@
+"""Regular expressions in text files."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+
+from mlgym_sandbox.inside.runner.files import Files, need_regular, write_all
+from mlgym_sandbox.inside.runner.globs import glob_expression
+from mlgym_sandbox.inside.runner.names import plain, sorted_entries
+from mlgym_sandbox.inside.runner.native import dumps
+from mlgym_sandbox.inside.runner.refusals import Refusal, file_refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mlgym_sandbox.inside.runner.errands import Work
+    from mlgym_sandbox.inside.runner.wire import Header
+
+
 def search_work(files: Files, header: Header) -> Work:
     def work(_: int, out_fd: int) -> Header:
         path: str = header["path"]

@@ -1,3 +1,11 @@
+"""Shell commands that begin where the last one ended: its directory and exported variables."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+
 SAVE_STATE = r"""trap '{ export -p; printf "cd -- %q\n:\n" "$PWD"; } >&OUT 2>/dev/null' EXIT"""
 LOAD_STATE = (
     'IFS= read -r -d "" -u IN __m; __j=$MLGYM_JOB; eval "$__m" 2>/dev/null; '

@@ -1,3 +1,10 @@
+"""Starting a command as the agent: nothing inherited but what it is given, in a session of its own."""
+
+from __future__ import annotations
+
+import os
+
+
 def enter(folder: str, identity: Identity) -> None:
     """Change to a folder as the agent: the runner may have no right to enter a private one."""
     try:

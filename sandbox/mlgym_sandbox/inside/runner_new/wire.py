@@ -1,8 +1,29 @@
+"""Frames: ``u32 LE header length | JSON header | payload of header["size"] bytes``."""
+
+from __future__ import annotations
+
+from mlgym_sandbox.inside.runner.native import dumps, loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+    
+    Header = dict[str, Any]
+
+CHUNK = 256 * 1024
+HEADER_LIMIT = 64 * 1024
+PAYLOAD_LIMIT = 1 << 20
+MAGIC_BYTES = 32
+BACKLOG = 4 << 20
+"""Bytes waiting to be sent above which nothing more is fetched from pipes."""
+
+
 def encode(header: Header, payload: bytes = b"") -> bytes:
     if payload:
         header["size"] = len(payload)
-    text = dumps(header, separators=(",", ":")).encode()
-    return struct.pack("<I", len(text)) + text + payload
+    text = dumps(header).encode()
+    return len(text).to_bytes(4, "little") + text + payload
 
 
 class Decoder:
@@ -19,7 +40,7 @@ class Decoder:
             if self.header is None:
                 if len(self.buffer) < 4:
                     return
-                (length,) = struct.unpack_from("<I", self.buffer)
+                length = int.from_bytes(self.buffer[:4], "little")
                 if length > HEADER_LIMIT:
                     raise ValueError("header too long")
                 if len(self.buffer) < 4 + length:
