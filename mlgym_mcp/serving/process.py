@@ -39,6 +39,26 @@ class HttpServer(uvicorn.Server):
         yield
 
 
+def listen(address: str, port: int) -> socket.socket:
+    """Return a listening TCP socket.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only for sockets that name their protocol: without it every reply
+    # would wait 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(2048)
+    except OSError as exc:
+        listener.close()
+        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror or exc}; choose another port") from exc
+    return listener
+
+
 @contextlib.asynccontextmanager
 async def serve_http(host: Host, address: str, port: int) -> AsyncIterator[str]:
     """Serve a running host over HTTP; yields the base URL (with the real port when ``port`` is 0).
@@ -46,11 +66,7 @@ async def serve_http(host: Host, address: str, port: int) -> AsyncIterator[str]:
     Raises:
         OSError: the address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        listener = socket.create_server((address, port), family=family, backlog=2048)
-    except OSError as exc:
-        raise OSError(f"cannot listen on {address}:{port}: {exc.strerror or exc}; choose another port") from exc
+    listener = listen(address, port)
     config = uvicorn.Config(
         HostApp(host, admin_token()),
         log_level="warning",

@@ -132,7 +132,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = run("serve", "toy", "--http", f"127.0.0.1:{port}", status=1)
-    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in " ".join(said.split())
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

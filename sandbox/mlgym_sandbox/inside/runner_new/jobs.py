@@ -1,4 +1,4 @@
-"""All jobs."""
+"""All jobs: starting, watching, ending."""
 
 from __future__ import annotations
 
@@ -6,21 +6,48 @@ import itertools
 import os
 import time
 
+from mlgym_sandbox.inside.runner.feeding import Feeder
+from mlgym_sandbox.inside.runner.job import STREAM_WINDOW, Job
+from mlgym_sandbox.inside.runner.loop import READ
+from mlgym_sandbox.inside.runner.native import signal
+from mlgym_sandbox.inside.runner.output import OutputLog
+from mlgym_sandbox.inside.runner.processes import MARKER
+from mlgym_sandbox.inside.runner.refusals import Refusal
+from mlgym_sandbox.inside.runner.shell import Shell, quoted
+from mlgym_sandbox.inside.runner.spawning import Spawner, check_command, sacrifice, widen
+from mlgym_sandbox.inside.runner.wire import BACKLOG, CHUNK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mlgym_sandbox.inside.runner.loop import Loop
+    from mlgym_sandbox.inside.runner.peer import Peer
+    from mlgym_sandbox.inside.runner.processes import Processes
+    from mlgym_sandbox.inside.runner.wire import Header
+
+RUNNING_LIMIT = 64
+REMEMBERED_JOBS = 256
+RETAINED_OUTPUTS = 4
+"""Outputs of ended jobs are dropped, oldest first, when all together exceed so many times one job's share."""
+WAIT_FOR_DEAD_S = 5.0
+
 
 class Jobs:
     """All jobs: starting, watching, ending."""
 
-    def __init__(self, loop: Loop, config: Header, identity: Identity, processes: Processes) -> None:
+    def __init__(self, loop: Loop, config: Header, processes: Processes) -> None:
         self.loop, self.config = loop, config
-        self.identity, self.processes = identity, processes
+        self.processes = processes
         # Every job that runs or is remembered holds descriptors of the runner, which has the commands' limit.
         self.running_limit = min(RUNNING_LIMIT, max(1, config["nofile"] // 8))
         self.remembered = min(REMEMBERED_JOBS, max(1, config["nofile"] // 4))
         self.jobs: dict[str, Job] = {}
         self.by_pid: dict[int, Job] = {}
         self.numbers = itertools.count(1)
-        self.shell_state = b""
-        self.shell = next((path for path in ("/bin/bash", "/usr/bin/bash") if os.path.exists(path)), "/bin/sh")
+        self.shell = Shell()
+        self.spawner = Spawner(processes.identity)
         self.oom_kills: Callable[[], int] = lambda: 0
         self.on_activity: Callable[[], None] = lambda: None
 
@@ -39,19 +66,19 @@ class Jobs:
         if len(self.running()) >= self.running_limit:
             raise Refusal("busy", "%d jobs are running already; stop one first" % self.running_limit)
         command = what["command"]
-        text = command if isinstance(command, str) else " ".join(map(shlex.quote, command))
+        text = command if isinstance(command, str) else " ".join(map(quoted, command))
         environment = dict(self.config["env"])
         environment.update(what["env"])
         job_id = header.get("job") or "j%d" % next(self.numbers)
         environment[MARKER] = job_id
-        argv = [self.shell, "-c", command] if isinstance(command, str) else list(command)
+        argv = [self.shell.path, "-c", command] if isinstance(command, str) else list(command)
         check_command(argv, environment)
         log = OutputLog(self.config["state_dir"], self.config["output_bytes"], self.drop_oldest_output)
         job = Job(job_id, text, log, header["grace_s"])
         keep: list[int] = []
         try:
             if header["keep_state"]:
-                argv = self.with_state(command, what["env"], header.get("cwd"), keep)
+                argv = self.shell.resume(command, what["env"], header.get("cwd"), keep)
             self.spawn(job, argv, environment, folder, keep, peer if header["stream"] else None)
         except BaseException:
             job.log.drop()
@@ -72,53 +99,26 @@ class Jobs:
     def spawn(
         self, job: Job, argv: list[str], env: dict[str, str], folder: str, keep: list[int], peer: Peer | None
     ) -> None:
-        who: dict[str, Any] = {}
-        if self.identity.uid is not None:
-            who = {"user": self.identity.uid, "group": self.identity.gid, "extra_groups": []}
-        output_read, output_write = os.pipe()
-        opened = [output_write]
-        stdin: int = subprocess.DEVNULL
-        stdout = output_write
-        stdin_write = stdout_read = -1
+        output_read, output = os.pipe()
+        inner, outer = [output], [output_read]
+        stdin, stdout = None, output
         if peer is not None:
             stdin, stdin_write = os.pipe()
             stdout_read, stdout = os.pipe()
-            opened += [stdin, stdout]
+            inner += [stdin, stdout]
+            outer += [stdin_write, stdout_read]
         job.oom_before = self.oom_kills()
         try:
-            enter(folder, self.identity)
-            process = subprocess.Popen(
-                argv,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=output_write,
-                env=env,
-                start_new_session=True,
-                close_fds=True,
-                pass_fds=keep,
-                **who,
-            )
-        except OSError as error:
-            opened += [fd for fd in (output_read, stdin_write, stdout_read) if fd >= 0]
-            raise start_refusal(error, argv[0]) from None
+            job.pid = self.spawner.spawn(argv, env, folder, stdin, stdout, output, keep)
+        except BaseException:
+            inner += outer
+            raise
         finally:
-            os.chdir("/")
-            for fd in opened:
+            for fd in inner:
                 os.close(fd)
-        # Reaped by wait4 in Runner.reap, which also needs the resource usage; Popen must not try as well.
-        process.returncode = 0
-        job.pid = process.pid
         self.by_pid[job.pid] = job
-        with self.identity:
-            try:
-                with open("/proc/%d/oom_score_adj" % job.pid, "w") as file:
-                    file.write("1000")  # when memory runs out, the runner is the last to go
-            except OSError:
-                pass
-        try:
-            fcntl.fcntl(output_read, 1031, 1 << 20)  # F_SETPIPE_SZ: fewer turns for those who print a lot
-        except OSError:
-            pass
+        sacrifice(job.pid, self.processes.identity)
+        widen(output_read)
         os.set_blocking(output_read, False)
         job.output_fd = output_read
         self.loop.watch(output_read, READ, lambda: self.drain(job))
@@ -126,32 +126,6 @@ class Jobs:
             job.peer, job.stdin, job.stdout_fd = peer, Feeder(self.loop, stdin_write), stdout_read
             os.set_blocking(stdout_read, False)
             self.loop.watch(stdout_read, READ, lambda: self.forward(job))
-
-    # --- shell state
-
-    def with_state(self, command: str, env: dict[str, str], cwd: str | None, keep: list[int]) -> list[str]:
-        """The command, begun where the last one ended and telling at its end where it is.
-
-        Opens the files for that and adds them to ``keep``, the one to be written first.
-        """
-        keep.append(state_file(b""))
-        steps = ["__c=$1", "shift"]
-        if self.shell_state:
-            keep.append(state_file(self.shell_state))
-            steps += ["__d=$PWD", LOAD_STATE.replace("IN", str(keep[1]))]
-            if cwd is not None:
-                steps.append('cd -- "$__d"')
-            steps += ["export %s=%s" % (name, shlex.quote(value)) for name, value in env.items()]
-            steps.append("unset __d")
-        steps += [SAVE_STATE.replace("OUT", str(keep[0])), 'eval "$__c"']
-        return [self.shell, "-c", "; ".join(steps), "bash", command]
-
-    def keep_state(self, job: Job) -> None:
-        text = os.pread(job.state_fd, STATE_BYTES, 0).rstrip(b"\0")
-        os.close(job.state_fd)
-        job.state_fd = -1
-        if text.endswith(STATE_END):  # else the shell was killed, replaced by exec, or had another trap
-            self.shell_state = text
 
     # --- output
 
@@ -279,7 +253,9 @@ class Jobs:
         elif job.reason is None and os.WIFSIGNALED(status):
             job.reason = "signal"
         if job.state_fd >= 0:
-            self.keep_state(job)
+            self.shell.keep(job.state_fd)
+            os.close(job.state_fd)
+            job.state_fd = -1
         if job.kill_at is None:
             self.conclude(job)
         else:

@@ -13,14 +13,6 @@ class Refusal(Exception):
         self.kind = kind
 
 
-def start_refusal(error: OSError, program: str) -> Refusal:
-    if error.errno in (errno.EAGAIN, errno.ENOMEM):
-        return Refusal(
-            "busy", "no process can be started: the sandbox is at its process or memory limit; stop something"
-        )
-    return Refusal("misuse", "cannot start %r: %s" % (program, error.strerror))
-
-
 def file_refusal(error: OSError, shown: str) -> Refusal:
     reasons = {
         errno.ENOENT: "does not exist",
