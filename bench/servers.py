@@ -62,7 +62,19 @@ async def running_host(backend: str) -> AsyncIterator[Host]:
 
 @contextlib.asynccontextmanager
 async def task_session(backend: str) -> AsyncIterator[tuple[str, str]]:
-    """One session over HTTP; yields its URL and its id."""
-    async with running_host(backend) as host:
-        session = await host.create(TASK, budget=UNLIMITED)
-        yield host.mcp_url(session), session.id
+    """One session served over HTTP by a process of its own; yields its URL and its id."""
+    limits = ["--calls", str(UNLIMITED["calls"]), "--wall", str(UNLIMITED["wall_s"])]
+    command = [sys.executable, "-m", "mlgym_mcp.cli.entry", "serve", TASK, "--http", "127.0.0.1:0"]
+    async with await anyio.open_process([*command, "--sandbox", backend, *limits]) as process:
+        try:
+            assert process.stdout is not None
+            printed = b""
+            with anyio.fail_after(120):
+                while b"The sandbox is ready." not in printed:
+                    printed += await process.stdout.receive()
+            url = next(word for word in printed.decode().split() if word.startswith("http://"))
+            yield url, url.split("/")[-2]
+        finally:
+            process.terminate()
+            with anyio.move_on_after(30, shield=True):
+                await process.wait()

@@ -23,9 +23,11 @@ STDLIB_ONLY = [
     "mlgym_mcp/grading/tar_reader.py",
     "mlgym_mcp/grading/wire.py",
     "mlgym_mcp/serving/relay.py",
+    "sandbox/mlgym_sandbox/__init__.py",
+    "sandbox/mlgym_sandbox/home.py",
     "sandbox/mlgym_sandbox/inside/player.py",
-    "sandbox/mlgym_sandbox/inside/runner.py",
 ]
+STDLIB_ONLY += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("sandbox/mlgym_sandbox/inside/runner/*.py"))
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -104,3 +106,14 @@ def test_what_runs_in_sandboxes_graders_and_relays_loads_only_the_standard_libra
 
 def test_tasks_are_data_without_packages() -> None:
     assert not list((ROOT / "tasks").rglob("__init__.py"))
+
+
+def test_the_runners_modules_import_each_other_one_way() -> None:
+    prefix = "mlgym_sandbox.inside.runner."
+    below = {name: {i for i in imports(path) if i.startswith(prefix)} for name, path in modules() if prefix in name}
+    while free := [name for name, needed in below.items() if not needed]:
+        for name in free:
+            del below[name]
+        for needed in below.values():
+            needed.difference_update(free)
+    assert not below, f"these import each other in a circle: {sorted(below)}"

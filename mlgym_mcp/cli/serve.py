@@ -53,7 +53,10 @@ def serve(
                 f"{address} can be reached from other machines: name the hosts that clients will use with --allow-host "
                 "(the session then also needs its token), or bind to 127.0.0.1"
             )
-        anyio.run(_serve_http, task, preset, address, port, sandbox, unsafe, seed, limits, allow_host or [], public)
+        from mlgym_mcp.serving.process import loop_options
+
+        arguments = (task, preset, address, port, sandbox, unsafe, seed, limits, allow_host or [], public)
+        anyio.run(_serve_http, *arguments, backend_options=loop_options())
 
 
 def parse_address(text: str) -> tuple[str, int]:

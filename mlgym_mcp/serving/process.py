@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib.util
 import logging
 import os
 import signal
@@ -135,6 +136,11 @@ async def run_background(idle_s: float) -> None:
         await until_signalled(host)
 
 
+def loop_options() -> dict[str, bool]:
+    """Return anyio's options for the quickest event loop that is installed (the extra ``fast`` brings uvloop)."""
+    return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+
+
 def only_one(folder: Path) -> int | None:
     """Take the lock of the user's one background host; ``None`` if another holds it. Released by the kernel."""
     descriptor = os.open(folder / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -157,7 +163,7 @@ def main() -> None:
     logging.getLogger("mcp").setLevel(logging.WARNING)
     if only_one(home("run")) is None:
         return
-    anyio.run(run_background, arguments.idle)
+    anyio.run(run_background, arguments.idle, backend_options=loop_options())
 
 
 if __name__ == "__main__":

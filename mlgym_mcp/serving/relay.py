@@ -16,26 +16,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mlgym_sandbox.home import home
+
 _START_S = 30.0
 _CHUNK = 1 << 16
 
 
-def runtime_folder() -> Path:
-    """Return the folder of the host's socket, lock and log, made with mode 0700 if missing."""
-    chosen = os.environ.get("MLGYM_HOME")
-    if chosen:
-        root = Path(chosen).expanduser().absolute()
-    else:
-        base = os.environ.get("XDG_DATA_HOME")
-        root = (Path(base) if base else Path.home() / ".local" / "share") / "mlgym-mcp"
-    folder = root / "run"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
 def socket_path() -> Path:
     """Return where the host listens. A path too long for a socket (108 bytes) moves to a private folder in /tmp."""
-    path = runtime_folder() / "host.sock"
+    path = home("run") / "host.sock"
     if len(os.fsencode(path)) < 100:
         return path
     import hashlib
@@ -73,7 +62,7 @@ def connect_to_host(*, start: bool = True) -> socket.socket:
         raise SystemExit("no host is running")
     import fcntl
 
-    folder = runtime_folder()
+    folder = home("run")
     log = folder / "host.log"
     with (folder / "start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several relays that come at once, one starts the host

@@ -20,6 +20,8 @@ from mlgym_mcp.tools.toolbox import BY_NAME, TOOLS, ToolSpec
 from mlgym_sandbox.errors import SandboxError
 
 SessionContext = Context[Session, Any]
+_SHOWN = 10
+"""Of so many wrong arguments the agent is told."""
 
 
 class TaskTool(Tool):
@@ -41,8 +43,10 @@ class TaskTool(Tool):
 def wrong_arguments(tool: Tool, error: ValidationError) -> str:
     """Return one sentence per wrong argument, and the arguments that the tool takes."""
     problems = []
-    for item in error.errors():
+    wrong = error.errors()
+    for item in wrong[:_SHOWN]:
         where = ".".join(str(part) for part in item["loc"]) or "arguments"
+        where = where if len(where) <= 60 else f"{where[:57]}..."
         if item["type"] == "extra_forbidden":
             problems.append(f"{where} is not an argument of {tool.name}")
         elif item["type"] == "missing":
@@ -51,6 +55,8 @@ def wrong_arguments(tool: Tool, error: ValidationError) -> str:
             shown = repr(item["input"])
             shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
             problems.append(f"{where} is {shown}, but: {item['msg'].lower()}")
+    if len(wrong) > _SHOWN:
+        problems.append(f"and {len(wrong) - _SHOWN} more")
     takes = []
     required = tool.parameters.get("required", [])
     for name, schema in tool.parameters.get("properties", {}).items():

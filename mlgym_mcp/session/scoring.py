@@ -18,7 +18,7 @@ from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, Refu
 from mlgym_mcp.session.journal import JournalError
 from mlgym_mcp.session.setup import player_spec
 from mlgym_sandbox import Sandbox
-from mlgym_sandbox.errors import SandboxError, SandboxLostError, TarLimitError
+from mlgym_sandbox.errors import SandboxError, SandboxFileError, SandboxLostError, TarLimitError
 
 if TYPE_CHECKING:
     from mlgym_mcp.session.session import Session
@@ -243,7 +243,7 @@ class Scoring:
         )
         try:
             snapshot = await self._snapshot(sandbox)
-        except TarLimitError as exc:
+        except (TarLimitError, SandboxFileError) as exc:  # the latter: a file the agent itself may not read
             return _with(blank, code="forbidden", reason=str(exc))
         except InvalidSubmission as exc:
             return _with(blank, code=exc.code, reason=exc.sentence)

@@ -19,6 +19,8 @@ from mlgym_sandbox.errors import SandboxFileError
 _READ_LIMIT = 1 << 20
 _EDIT_LIMIT = 4 << 20
 _WRITE_LIMIT = 3 << 20
+_SCAN_LIMIT = 256 << 20
+"""So far read_file looks for the line it is to begin with: everything goes through the server."""
 
 _DIAGNOSE_LIMIT = 200_000
 _HINT_CHARS, _HINT_LINES = 2000, 20_000
@@ -109,9 +111,10 @@ async def read_file(
             pending = b"" if at_end else pieces.pop()
             if at_end and pieces and pieces[-1] == b"":
                 pieces.pop()
-            if len(pending) > _READ_LIMIT:  # one line without an end: count it as a line of its own
-                pieces.append(pending[:_READ_LIMIT])
-                pending = b""
+            if len(pending) > _READ_LIMIT:  # a line without an end: its beginning is enough
+                pending = pending[:_READ_LIMIT]
+                if line_number + len(pieces) >= offset:
+                    pieces.append(pending)
             for piece in pieces:
                 if line_number >= offset:
                     if len(lines) >= limit or chars > 24_000:
@@ -119,12 +122,19 @@ async def read_file(
                         break
                     text = piece.decode("utf-8", "replace").rstrip("\r")
                     if len(text) > 2000:
-                        text = f"{text[:2000]} [line cut: {len(text)} characters]"
+                        plus = " or more" if len(piece) >= _READ_LIMIT else ""
+                        text = f"{text[:2000]} [line cut: {len(text)} characters{plus}]"
                     lines.append(f"{line_number:6}\t{text}")
                     chars += len(lines[-1]) + 1
                 line_number += 1
+            more = more or (len(pending) >= _READ_LIMIT and bool(lines))
             if more or at_end:
                 break
+            if not lines and start >= _SCAN_LIMIT:
+                raise MisuseError(
+                    f"Line {offset} is not within the first {size(_SCAN_LIMIT)} of {path} ({size(total)}): use shell, "
+                    f"for example sed -n '{offset},{offset + 50}p' {path}."
+                )
     if not lines:
         known = line_number - 1
         if offset > 1:
@@ -188,6 +198,9 @@ async def edit_file(
     path = _writable(path)
     async with _files(call) as sandbox:
         before = await _text_of(sandbox, path)
+        if "\r\n" in before and before.count("\n") == before.count("\r\n"):
+            # read_file shows no carriage returns, so neither do old and new have any.
+            old, new = (text.replace("\r\n", "\n").replace("\n", "\r\n") for text in (old, new))
         if old:
             if first_line or last_line:
                 raise MisuseError("Pass either old or first_line and last_line, not both.")
@@ -242,7 +255,7 @@ def _alike(text: str, old: str) -> list[int]:
     near: list[int] = []
     if not squeezed or len(squeezed) > _HINT_CHARS:
         return near
-    for number, line in enumerate(islice(text.splitlines(), _HINT_LINES), 1):
+    for number, line in enumerate(islice(text.split("\n"), _HINT_LINES), 1):
         words = " ".join(line.split())
         if words and words in squeezed:
             near.append(number)
@@ -254,22 +267,30 @@ def _alike(text: str, old: str) -> list[int]:
 def _replace_lines(path: str, text: str, new: str, first: int, last: int) -> tuple[str, int]:
     if first == 0:
         raise MisuseError("Nothing to replace: pass old (exact text), or first_line and last_line.")
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
+    end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
     if first > len(lines) + 1 or last > len(lines) or last < first - 1:
         raise MisuseError(
             f"Lines {first} to {last} do not exist in {path}, which has {plural(len(lines), 'line')}. "
             "last_line must be first_line or more (first_line - 1 inserts)."
         )
     if new and not new.endswith("\n"):
-        new += "\n"
+        new += end
     head = "".join(lines[: first - 1])
     if head and not head.endswith("\n"):
-        head += "\n"
+        head += end
     return head + new + "".join(lines[last:]), len(head)
 
 
+def _lines(text: str) -> list[str]:
+    """Return the lines with their ends, as read_file counts them: only a newline separates."""
+    lines = [f"{line}\n" for line in text.split("\n")]
+    lines[-1] = lines[-1][:-1]
+    return lines if lines[-1] else lines[:-1]
+
+
 def _around(text: str, first: int, changed: int) -> str:
-    lines = text.splitlines()
+    lines = [line.rstrip("\r\n") for line in _lines(text)]
     low, high = max(1, first - 3), min(len(lines), first + changed + 2)
     shown = [f"{i:6}\t{lines[i - 1][:500]}" for i in range(low, high + 1)]
     if len(shown) > 80:
@@ -328,6 +349,9 @@ async def search_files(
     """Search text files for a regular expression and show the matching lines."""
     async with _files(call) as sandbox:
         found = await sandbox.search(pattern, _absolute(path), glob=glob or None, ignore_case=ignore_case)
+    if not found.matches and found.truncated:
+        text = "The search took too long and was given up, without a match so far: narrow the pattern, path or glob."
+        return Reply(text, meta={"matches": 0})
     if not found.matches:
         return Reply(f"No match in {plural(found.files_searched, 'file')}.", meta={"matches": 0})
     lines = [f"{m.path}:{m.line}: {m.text}" for m in found.matches]

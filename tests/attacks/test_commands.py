@@ -17,7 +17,9 @@ pytestmark = pytest.mark.anyio
 async def nothing_but(client: object, marker: str) -> None:
     """No process of this name is left in the sandbox."""
     with anyio.fail_after(10):
-        while "none" not in await text_of(client, "shell", command=f"pgrep -f '[{marker[0]}]{marker[1:]}' || echo none"):
+        while "none" not in await text_of(
+            client, "shell", command=f"pgrep -f '[{marker[0]}]{marker[1:]}' || echo none"
+        ):
             await anyio.sleep(0.05)
 
 
@@ -113,7 +115,7 @@ async def test_who_ignores_sigterm_is_killed_by_job_stop_and_by_the_time_limit(a
     stubborn = "trap '' TERM INT HUP; while :; do sleep 0.2; done"
     async with arena.playing() as (client, _):
         assert "killed: its timeout_s was over" in await text_of(client, "shell", command=stubborn, timeout_s=0.3)
-        await text_of(client, "shell", command=f"nohup setsid bash -c \"{stubborn}; : stubborn\" & disown")
+        await text_of(client, "shell", command=f'nohup setsid bash -c "{stubborn}; : stubborn" & disown')
         job = re.findall(r"^(j\d+) ", await text_of(client, "job_list"), re.MULTILINE)[-1]
         await text_of(client, "job_stop", job_id=job)
         await nothing_but(client, "stubborn")
@@ -231,7 +233,9 @@ async def test_the_runner_survives_its_commands(arena: Arena, command: str) -> N
 
 
 async def test_terminal_escapes_and_control_characters_never_reach_the_client(arena: Arena) -> None:
-    code = r"printf '\033[2J\033]0;owned\007\033]52;c;ZXZpbA==\007\b\b\b\x00\x9b31mred\x7f\xe2\x80\xaeevil\xef\xbb\xbf\n'"
+    code = (
+        r"printf '\033[2J\033]0;owned\007\033]52;c;ZXZpbA==\007\b\b\b\x00\x9b31mred\x7f\xe2\x80\xaeevil\xef\xbb\xbf\n'"
+    )
     async with arena.playing() as (client, _):
         text = await text_of(client, "shell", command=code)
         assert not [c for c in text if not (c.isprintable() or c in "\n\t\N{REPLACEMENT CHARACTER}")]

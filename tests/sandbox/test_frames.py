@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgym_sandbox.frames import HEADER_LIMIT, PAYLOAD_LIMIT, Decoder, Frame, FrameError, encode
-from mlgym_sandbox.inside import runner
+from mlgym_sandbox.inside.runner import wire
 
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=30)
 headers = st.dictionaries(st.text(max_size=10).filter(lambda key: key != "size"), scalars, max_size=5)
@@ -37,20 +37,20 @@ def test_frames_survive_any_chopping(sent: list[Frame], sizes: list[int]) -> Non
 
 @given(frames, cuts)
 def test_the_runner_and_the_server_speak_the_same(sent: list[Frame], sizes: list[int]) -> None:
-    decoder = runner.Decoder()
+    decoder = wire.Decoder()
     stream = b"".join(encode(frame.header, frame.payload) for frame in sent)
     heard = [said for part in pieces(stream, sizes) for said in decoder.feed(part)]
     assert [({key: header[key] for key in header if key != "size"}, data) for header, data in heard] == [
         (frame.header, frame.payload) for frame in sent
     ]
     answers = Decoder()
-    back = b"".join(runner.encode(dict(frame.header), frame.payload) for frame in sent)
+    back = b"".join(wire.encode(dict(frame.header), frame.payload) for frame in sent)
     assert [frame for part in pieces(back, sizes) for frame in answers.feed(part)] == sent
 
 
 @given(st.binary(max_size=400), cuts)
 def test_rubbish_is_refused_or_waited_on_but_never_crashes(data: bytes, sizes: list[int]) -> None:
-    for decoder, error in ((Decoder(), FrameError), (runner.Decoder(), ValueError)):
+    for decoder, error in ((Decoder(), FrameError), (wire.Decoder(), ValueError)):
         try:
             for part in pieces(data, sizes):
                 for _ in decoder.feed(part):
@@ -81,7 +81,7 @@ def test_a_header_that_is_none_is_an_error(data: bytes) -> None:
     with pytest.raises(FrameError):
         list(Decoder().feed(data))
     with pytest.raises(ValueError, match=r"."):
-        list(runner.Decoder().feed(data))
+        list(wire.Decoder().feed(data))
 
 
 def test_what_is_too_large_is_not_sent() -> None:

@@ -23,7 +23,14 @@ from hypothesis import strategies as st
 
 from mlgym_sandbox.backends.local import start_time
 from mlgym_sandbox.frames import HEADER_LIMIT, Decoder, encode
-from mlgym_sandbox.inside import runner, runner_command, runner_config, runner_source
+from mlgym_sandbox.inside import bundle, runner_command, runner_config, runner_source
+from mlgym_sandbox.inside.runner import native
+from mlgym_sandbox.inside.runner.globs import glob_expression
+from mlgym_sandbox.inside.runner.identity import Identity
+from mlgym_sandbox.inside.runner.output import OutputLog
+from mlgym_sandbox.inside.runner.processes import Processes
+from mlgym_sandbox.inside.runner.refusals import Refusal
+from mlgym_sandbox.inside.runner.spawning import Spawner
 
 MAGIC = secrets.token_bytes(32)
 
@@ -220,7 +227,8 @@ def oldest_python() -> str | None:
 
 
 def test_it_runs_on_an_old_python(tmp_path: Path) -> None:
-    ast.parse(runner_source(), feature_version=(3, 9))
+    for text in (runner_source(), *bundle.modules().values()):
+        ast.parse(text, feature_version=(3, 9))
     python = oldest_python()
     if python is None:
         pytest.skip("no older Python here to run it with")
@@ -231,25 +239,121 @@ def test_it_runs_on_an_old_python(tmp_path: Path) -> None:
         wire.run("export A=1", keep_state=True)
         assert wire.run("echo $A", keep_state=True)[1] == b"1\n"
         assert wire.ask("list", path=".", depth=1, limit=9, hidden=True, timeout_s=5)[0]["ok"]
+        options = {"path": ".", "glob": None, "ignore_case": False, "limit": 9, "timeout_s": 5}
+        assert wire.ask("search", pattern="x", **options)[0]["ok"]
+        assert wire.ask("tar", patterns=["*"], max_bytes=9, max_files=9, freeze=False, timeout_s=5)[0]["ok"]
     finally:
         wire.close()
 
 
 def test_it_needs_nothing_but_the_standard_library_and_fits_into_one_argument() -> None:
-    tree = ast.parse(runner_source())
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+    for text in (runner_source(), *bundle.modules().values()):
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            known = sys.stdlib_module_names | bundle.modules().keys()
+            assert {name if name.startswith("mlgym") else name.split(".")[0] for name in names} <= known
     assert len(runner_source().encode()) < 128 * 1024
+
+
+def test_it_starts_without_the_large_modules_of_the_standard_library() -> None:
+    code = (
+        f"{bundle.LOADER.read_text()}\n"
+        f"sys.meta_path.insert(0, Parts({dict(bundle.modules())!r}))\n"
+        "import mlgym_sandbox.inside.runner.main\n"
+        "print(*sys.modules)"
+    )
+    command = [sys.executable, "-I", "-S", "-B", "-"]
+    loaded = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout.split()
+    assert "mlgym_sandbox.inside.runner.jobs" in loaded
+    large = {"re", "enum", "collections", "typing", "json", "subprocess", "socket", "tempfile", "ctypes", "tarfile"}
+    assert not large & set(loaded)
 
 
 # --- its parts
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_its_json_is_that_of_the_standard_library(value: Any) -> None:
+    assert native.dumps(value) == json.dumps(value, separators=(",", ":"))
+    assert native.loads(json.dumps(value, indent=1).encode()) == value
+
+
+@pytest.mark.parametrize("text", [b"", b" ", b"{", b"{}x", b"[1,]", b"nothing", b"\xff", b'{"a" 1}', b"{} {}"])
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r""):
+        native.loads(text)
+
+
+class Busy(Spawner):
+    """At the limit of processes for as many attempts."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(Processes(Identity(None, None), everyone=False))
+        self.attempts, self.reaped = attempts, 0
+        self.processes.reap = self.reap
+
+    def reap(self) -> None:
+        self.reaped += 1
+
+    def fork_exec(self, argv: Any, env: Any, descriptors: Any, keep: Any) -> int:
+        self.attempts -= 1
+        if self.attempts >= 0:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return 4711
+
+
+@pytest.mark.parametrize(("attempts", "starts"), [(0, True), (1, True), (2, False)])
+def test_a_start_at_the_limit_of_processes_is_tried_again_once_after_reaping(attempts: int, starts: bool) -> None:
+    before = Path.cwd()
+    try:
+        spawner = Busy(attempts)
+        if starts:
+            assert spawner.spawn(["true"], {}, "/", None, 1, 2, []) == 4711
+        else:
+            with pytest.raises(Refusal, match="no process can be started"):
+                spawner.spawn(["true"], {}, "/", None, 1, 2, [])
+        assert spawner.reaped == min(attempts, 1)
+        os.close(spawner.null)
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("how", ["fork_exec", "popen"])
+def test_both_ways_to_start_a_program_give_it_the_same(how: str, tmp_path: Path) -> None:
+    spawner = Spawner(Processes(Identity(None, None), everyone=False))
+    start = getattr(spawner, how)
+    read, write = os.pipe()
+    kept = os.dup(spawner.null)
+    os.set_inheritable(write, True)  # and yet not inherited
+    script = "echo $A; readlink /proc/self/fd/0; ls /proc/$$/fd | tr '\\n' ' '; ps -o sid= -p $$ | tr -d ' '; echo $$"
+    try:
+        pid = start(
+            ["bash", "-c", script], {"A": "1", "PATH": os.environ["PATH"]}, (spawner.null, write, write), [kept]
+        )
+        os.close(write)
+        with open(read) as output:
+            lines = output.read().splitlines()
+        assert os.waitpid(pid, 0)[1] == 0
+        assert lines == ["1", "/dev/null", f"0 1 2 {kept} {pid}", str(pid)]
+        with pytest.raises(FileNotFoundError):
+            start(["no-such-program"], {"PATH": "/usr/bin"}, (spawner.null, 1, 2), [])
+        with pytest.raises(PermissionError):
+            start(["/etc/passwd"], {}, (spawner.null, 1, 2), [])
+    finally:
+        os.close(kept)
+        os.close(spawner.null)
+
+
 @given(st.lists(st.binary(max_size=60), max_size=30), st.integers(8, 64), st.integers(-200, 2000), st.integers(0, 100))
 def test_kept_output_is_what_was_printed(parts: list[bytes], limit: int, offset: int, size: int) -> None:
-    log = runner.OutputLog("/tmp", limit, lambda: False)
+    log = OutputLog("/tmp", limit, lambda: False)
     try:
         for part in parts:
             log.append(part)
@@ -270,7 +374,7 @@ def test_kept_output_is_what_was_printed(parts: list[bytes], limit: int, offset:
 
 
 def test_output_on_a_full_disk_keeps_its_beginning_and_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = runner.OutputLog("/tmp", 1000, lambda: False)
+    log = OutputLog("/tmp", 1000, lambda: False)
     log.append(b"a" * 500)
 
     def full(*_: object) -> int:
@@ -304,4 +408,4 @@ def test_output_on_a_full_disk_keeps_its_beginning_and_goes_on_counting(monkeypa
 def test_globs(glob: str, name: str, matches: bool) -> None:
     import re
 
-    assert bool(re.fullmatch(runner.glob_expression(glob), name)) is matches
+    assert bool(re.fullmatch(glob_expression(glob), name)) is matches

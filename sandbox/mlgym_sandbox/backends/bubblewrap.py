@@ -7,16 +7,11 @@ runner again, and removes all of it.
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-import marshal
 import os
 import resource
 import secrets
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,7 +28,7 @@ from mlgym_sandbox.environment import BARE, INSIDE, Environment
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError, SandboxLostError
 from mlgym_sandbox.home import home
 from mlgym_sandbox.identities import AGENT, RUNNER, Identities
-from mlgym_sandbox.inside import runner_config, runner_source
+from mlgym_sandbox.inside import compiled_runner, runner_config
 from mlgym_sandbox.launching.order import LISTENER, LOG, OOM_COUNTER
 from mlgym_sandbox.sandbox import Sandbox
 from mlgym_sandbox.spec import Check, SandboxSpec
@@ -196,7 +191,7 @@ def _launch(setup: Setup, spec: SandboxSpec, python: Environment, state: State) 
         spec,
         python,
         who,
-        runner=_compiled_runner(),
+        runner=compiled_runner(_SHED.read_text(encoding="utf-8")),
         config=config,
         state=folder / "jobs",
         workspace=None if image else folder / "workspace",
@@ -232,25 +227,6 @@ def _launch(setup: Setup, spec: SandboxSpec, python: Environment, state: State) 
         bubblewrap_setup.launch(order, tuple(prefix))
     finally:
         listener.close()  # the runner has its own; should it die, connecting fails instead of hanging
-
-
-def _compiled_runner() -> Path:
-    """Return the runner as bytecode: compiling its text at every start would double the time that takes."""
-    source, first = runner_source(), _SHED.read_text(encoding="utf-8")
-    key = sha256(f"{sys.version}\0{first}\0{source}".encode()).hexdigest()[:16]
-    ready = home("run", "templates") / f"runner-{key}.pyc"
-    if not ready.exists():
-        tree = ast.parse(source)
-        # After the docstring and the __future__ imports, which must stay first.
-        at = next(i for i, node in enumerate(tree.body) if isinstance(node, ast.Import))
-        tree.body[at:at] = ast.parse(first).body
-        code = compile(tree, RUNNER_PATH, "exec", dont_inherit=True)
-        unchecked = (1).to_bytes(4, "little") + bytes(8)
-        making = ready.with_name(f".{ready.name}.{secrets.token_hex(4)}")
-        making.write_bytes(importlib.util.MAGIC_NUMBER + unchecked + marshal.dumps(code))
-        making.chmod(0o644)
-        making.rename(ready)
-    return ready
 
 
 def _find(labels: Mapping[str, str]) -> Sequence[Found]:

@@ -23,7 +23,7 @@ from mlgym_sandbox import environment
 from mlgym_sandbox.backends.base import Backend, Found
 from mlgym_sandbox.backends.local import LOG, LocalFolder, Record, start_time
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError, SandboxLostError
-from mlgym_sandbox.inside import runner_command, runner_config
+from mlgym_sandbox.inside import compiled_runner, runner_config
 from mlgym_sandbox.sandbox import Sandbox
 from mlgym_sandbox.spec import DATA, WORKSPACE, Check, SandboxSpec
 
@@ -129,7 +129,7 @@ class ProcessBackend(Backend):
                 nofile=spec.limits.open_files,
             )
             process = subprocess.Popen(
-                runner_command(str(environment.base_python())),
+                [str(environment.base_python()), "-I", "-S", "-B", str(compiled_runner())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

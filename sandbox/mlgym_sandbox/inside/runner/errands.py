@@ -7,6 +7,26 @@ import os
 import resource
 import sys
 
+from mlgym_sandbox.inside.runner.feeding import Feeder
+from mlgym_sandbox.inside.runner.files import write_all
+from mlgym_sandbox.inside.runner.loop import READ
+from mlgym_sandbox.inside.runner.native import dumps, loads, signal
+from mlgym_sandbox.inside.runner.refusals import Refusal, file_refusal
+from mlgym_sandbox.inside.runner.wire import BACKLOG, CHUNK, HEADER_LIMIT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlgym_sandbox.inside.runner.identity import Identity
+    from mlgym_sandbox.inside.runner.loop import Loop, Timer
+    from mlgym_sandbox.inside.runner.peer import Peer
+    from mlgym_sandbox.inside.runner.processes import Processes
+    from mlgym_sandbox.inside.runner.wire import Header
+
+    Work = Callable[[int, int], Header]
+    """What the child does, with the descriptors it reads from and writes to."""
+
 
 class Errand:
     """Work on many files, done by a forked child that has become the agent; the runner's loop goes on.
@@ -32,7 +52,11 @@ class Errand:
         said_read, said_write = os.pipe()
         in_read, in_write = os.pipe() if fed else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1)
         try:
-            self.pid = os.fork()
+            try:
+                self.pid = os.fork()
+            except BlockingIOError:
+                processes.reap()
+                self.pid = os.fork()
         except OSError:
             for fd in (out_read, out_write, said_read, said_write, in_read, in_write):
                 if fd >= 0:

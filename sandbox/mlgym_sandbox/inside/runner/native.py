@@ -83,7 +83,8 @@ def libc(name: str, *arguments: int | bytes) -> int:
     try:
         import _ctypes
 
-        function = _ctypes.dlsym(_ctypes.dlopen(None, 0), name)
+        this_program: Any = None
+        function = _ctypes.dlsym(_ctypes.dlopen(this_program, 0), name)
         result = _ctypes.call_cdeclfunction(function, arguments)
     except (ImportError, AttributeError):
         import ctypes
@@ -103,8 +104,9 @@ def accept(listener: int) -> int:
     """
     import _socket
 
-    borrowed = _socket.socket(fileno=listener)
+    borrowed: Any = _socket.socket(fileno=listener)
     try:
-        return borrowed._accept()[0]
+        fd: int = borrowed._accept()[0]
+        return fd
     finally:
         borrowed.detach()

@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+from mlgym_sandbox.inside.runner.native import loads
+from mlgym_sandbox.inside.runner.runner import Runner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mlgym_sandbox.inside.runner.wire import Header
+
 
 def read_config() -> Header:
     """Take the configuration out of the environment; what is not in it has the defaults of ``inside``."""
@@ -28,7 +35,7 @@ def read_config() -> Header:
         "nproc": None,
         "fsize_bytes": None,
     }
-    config.update(loads(os.environ.pop("MLGYM_RUNNER")))
+    config.update(loads(os.environ.pop("MLGYM_RUNNER").encode()))
     defaults = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": config["workspace"],

@@ -47,7 +47,7 @@ class Jobs:
         self.by_pid: dict[int, Job] = {}
         self.numbers = itertools.count(1)
         self.shell = Shell()
-        self.spawner = Spawner(processes.identity)
+        self.spawner = Spawner(processes)
         self.oom_kills: Callable[[], int] = lambda: 0
         self.on_activity: Callable[[], None] = lambda: None
 

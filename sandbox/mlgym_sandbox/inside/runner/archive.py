@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tarfile
+from functools import partial
 
 from mlgym_sandbox.inside.runner.files import Files, need_regular, write_all
 from mlgym_sandbox.inside.runner.globs import glob_expression
@@ -16,7 +17,7 @@ from mlgym_sandbox.inside.runner.wire import CHUNK
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-    
+
     from mlgym_sandbox.inside.runner.errands import Work
     from mlgym_sandbox.inside.runner.wire import Header
 
@@ -141,8 +142,6 @@ class Exactly:
 
 def tar_work(files: Files, header: Header) -> Work:
     def work(_: int, out_fd: int) -> Header:
-        import tarfile
-
         selection = TarSelection(files.real(files.workspace), header["max_bytes"], header["max_files"])
         for pattern in header["patterns"]:
             selection.add(pattern)
@@ -179,8 +178,6 @@ def tar_work(files: Files, header: Header) -> Work:
 
 def untar_work(files: Files, header: Header) -> Work:
     def work(in_fd: int, _: int) -> Header:
-        import tarfile
-
         os.umask(0o022)
         path = header["path"]
         root = files.real(path)
@@ -201,13 +198,12 @@ def untar_work(files: Files, header: Header) -> Work:
                     raise Refusal("tar", "%r is a link or a device; only files and directories are taken" % member.name)
                 else:
                     os.makedirs(os.path.dirname(target), exist_ok=True)
-                    source = archive.extractfile(member)
-                    assert source is not None
+                    content: Any = archive.extractfile(member)
                     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                     fd = os.open(target, flags, 0o644)
                     try:
                         need_regular(os.fstat(fd).st_mode, member.name)
-                        for data in iter(partial(source.read, CHUNK), b""):
+                        for data in iter(partial(content.read, CHUNK), b""):
                             write_all(fd, data)
                         os.fchmod(fd, member.mode & 0o777 | 0o600)
                     finally:

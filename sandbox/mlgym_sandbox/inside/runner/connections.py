@@ -6,11 +6,34 @@ import fcntl
 import os
 import select
 
+from mlgym_sandbox.inside.runner.loop import READ
+from mlgym_sandbox.inside.runner.native import accept
+from mlgym_sandbox.inside.runner.peer import Peer
+from mlgym_sandbox.inside.runner.wire import CHUNK, MAGIC_BYTES, Decoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from mlgym_sandbox.inside.runner.loop import Loop
+    from mlgym_sandbox.inside.runner.wire import Header
+
+    class Host(Protocol):
+        """Who is told what arrives."""
+
+        loop: Loop
+        magic: bytes | None
+        peer: Peer | None
+
+        def adopt(self, peer: Peer) -> None: ...
+        def forget(self, peer: Peer) -> None: ...
+        def dispatch(self, peer: Peer, header: Header, payload: bytes) -> None: ...
+
 
 class Stdio:
     """Frames on descriptors 0 and 1, which outlive every server; each new one announces itself by the magic."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Host) -> None:
         self.runner, self.loop = runner, runner.loop
         self.read_fd = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
         self.write_fd = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -64,7 +87,7 @@ class Stdio:
         for size in range(min(len(data), MAGIC_BYTES - 1), 0, -1):
             if data.endswith(magic[:size]):
                 try:
-                    if selectors_wait(self.read_fd, 0.005):
+                    if readable(self.read_fd, 5):
                         data += os.read(self.read_fd, CHUNK)
                 except BlockingIOError:
                     pass
@@ -87,46 +110,46 @@ class Stdio:
             self.decoder = None  # deaf until the next magic
 
 
-def selectors_wait(fd: int, seconds: float) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, READ)
-        return bool(selector.select(seconds))
+def readable(fd: int, milliseconds: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(milliseconds))
 
 
 class Listener:
     """An inherited listening unix socket; the latest server that knows the magic is the one listened to."""
 
-    def __init__(self, runner: Runner, fd: int) -> None:
+    def __init__(self, runner: Host, fd: int) -> None:
         self.runner, self.loop = runner, runner.loop
-        self.socket = socket.socket(fileno=fd)
-        self.socket.setblocking(False)
+        self.fd = fd
+        os.set_blocking(fd, False)
         os.set_inheritable(fd, False)
         self.loop.watch(fd, READ, self.accept)
 
     def accept(self) -> None:
         try:
-            link, _ = self.socket.accept()
+            link = accept(self.fd)
         except OSError:
             return
-        link.setblocking(False)
+        os.set_blocking(link, False)
         Link(self.runner, link)
 
 
 class Link:
     """One accepted connection."""
 
-    def __init__(self, runner: Runner, link: socket.socket) -> None:
-        self.runner, self.loop, self.socket = runner, runner.loop, link
+    def __init__(self, runner: Host, fd: int) -> None:
+        self.runner, self.loop, self.fd = runner, runner.loop, fd
         self.first = b""
         self.decoder = Decoder()
         self.peer: Peer | None = None
         self.write_fd = -1
-        self.loop.watch(link.fileno(), READ, self.on_bytes)
+        self.loop.watch(fd, READ, self.on_bytes)
         self.loop.after(10.0, lambda: self.close() if self.peer is None else None)
 
     def on_bytes(self) -> None:
         try:
-            data = self.socket.recv(CHUNK)
+            data = os.read(self.fd, CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -144,7 +167,7 @@ class Link:
             if magic != self.runner.magic:
                 self.close()
                 return
-            self.write_fd = os.dup(self.socket.fileno())  # read and write are watched apart
+            self.write_fd = os.dup(self.fd)  # read and write are watched apart
             self.peer = Peer(self.loop, self.write_fd, self.close)
             self.runner.adopt(self.peer)
         try:
@@ -159,10 +182,11 @@ class Link:
             self.close()
 
     def close(self) -> None:
-        if self.socket.fileno() < 0:
+        if self.fd < 0:
             return
-        self.loop.unwatch(self.socket.fileno())
-        self.socket.close()
+        self.loop.unwatch(self.fd)
+        os.close(self.fd)
+        self.fd = -1
         if self.peer is not None:
             self.runner.forget(self.peer)
             os.close(self.write_fd)

@@ -9,6 +9,8 @@ from mlgym_sandbox.inside.runner.native import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlgym_sandbox.inside.runner.identity import Identity
 
 MARKER = "MLGYM_JOB"
@@ -44,6 +46,8 @@ class Processes:
         self.own = os.getpid()
         self.errands: set[int] = set()
         """Forked children of the runner itself: never counted nor killed as the agent's."""
+        self.reap: Callable[[], None] = lambda: None
+        """Deal with children that have ended: until then they count against the limit of processes."""
 
     def table(self) -> dict[int, Process]:
         """All living processes of the agent (no zombies), by pid."""

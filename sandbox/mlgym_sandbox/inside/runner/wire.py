@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-    
+
     Header = dict[str, Any]
 
 CHUNK = 256 * 1024

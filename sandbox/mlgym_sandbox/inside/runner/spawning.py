@@ -11,10 +11,10 @@ from mlgym_sandbox.inside.runner.refusals import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from mlgym_sandbox.inside.runner.identity import Identity
+    from mlgym_sandbox.inside.runner.processes import Processes
 
 ARGUMENT_LIMIT = 120 * 1024
 """Linux takes at most 128 KiB in one argument."""
@@ -28,11 +28,9 @@ class Spawner:
     the runner, the quicker its forks. Interpreters whose function we do not know get the whole of ``subprocess``.
     """
 
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
+    def __init__(self, processes: Processes) -> None:
+        self.processes, self.identity = processes, processes.identity
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self.reap: Callable[[], None] = lambda: None
-        """Ended processes count against the limit until somebody asks for their status."""
 
     def spawn(
         self,
@@ -55,20 +53,22 @@ class Spawner:
             try:
                 return self.fork_exec(argv, env, descriptors, keep)
             except BlockingIOError:
-                self.reap()
+                self.processes.reap()
                 return self.fork_exec(argv, env, descriptors, keep)
         except OSError as error:
             raise start_refusal(error, argv[0]) from None
         finally:
             os.chdir("/")
 
-    def fork_exec(self, argv: list[str], env: dict[str, str], descriptors: tuple[int, int, int], keep: list[int]) -> int:
+    def fork_exec(
+        self, argv: list[str], env: dict[str, str], descriptors: tuple[int, int, int], keep: list[int]
+    ) -> int:
         if not (3, 9) <= sys.version_info[:2] <= (3, 14) or sys.implementation.name != "cpython":
             return self.popen(argv, env, descriptors, keep)
         import _posixsubprocess
 
         program = os.fsencode(argv[0])
-        candidates = (program,)
+        candidates: tuple[bytes, ...] = (program,)
         if b"/" not in program:
             path = os.fsencode(env.get("PATH", os.defpath))
             candidates = tuple(os.path.join(place, program) for place in path.split(b":"))

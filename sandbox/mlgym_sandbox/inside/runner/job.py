@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from mlgym_sandbox.inside.runner.feeding import Feeder
-from mlgym_sandbox.inside.runner.native import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    
+
     from mlgym_sandbox.inside.runner.loop import Timer
     from mlgym_sandbox.inside.runner.output import OutputLog
     from mlgym_sandbox.inside.runner.peer import Peer

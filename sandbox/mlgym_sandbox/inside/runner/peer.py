@@ -10,7 +10,7 @@ from mlgym_sandbox.inside.runner.wire import BACKLOG, encode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    
+
     from mlgym_sandbox.inside.runner.wire import Header
 
 

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-    
+
     from mlgym_sandbox.inside.runner.identity import Identity
     from mlgym_sandbox.inside.runner.peer import Peer
     from mlgym_sandbox.inside.runner.wire import Header
