@@ -111,7 +111,7 @@ async def raw_call(url: str, arguments: str) -> str:
     assert hello.status_code == 200
     state = [("Mcp-Session-Id", hello.headers["mcp-session-id"])] if "mcp-session-id" in hello.headers else []
     await post(url, b'{"jsonrpc":"2.0","method":"notifications/initialized"}', *state)
-    body = '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"shell","arguments":%s}}' % arguments
+    body = f'{{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{{"name":"shell","arguments":{arguments}}}}}'
     answer = await post(url, body.encode("utf-8", "surrogatepass"), *state)
     assert answer.status_code < 500, answer.text[:500]
     return answer.text
@@ -129,9 +129,9 @@ async def raw_call(url: str, arguments: str) -> str:
         '{"command": "true", "timeout_s": %s}' % ("9" * 6000),
         '{"command": "true", "extra": NaN}',
         '{"command": "true", "extra": %s}' % ("9" * 6000),
-        '{"command": %s1%s}' % ("[" * 150, "]" * 150),
-        '{"command": "true", "extra": %s1%s}' % ("[" * 150, "]" * 150),
-        '{"command": %s1%s}' % ("[" * 100_000, "]" * 100_000),
+        '{"command": ' + "[" * 150 + "1" + "]" * 150 + "}",
+        '{"command": "true", "extra": ' + "[" * 150 + "1" + "]" * 150 + "}",
+        '{"command": ' + "[" * 100_000 + "1" + "]" * 100_000 + "}",
         '{"command": "a", "command": 3}',
         '{"": "", "__proto__": {}, "ctx": {}, "self": 1, "arguments": {}}',
         '{"command": "true", "ctx": {"session": 1}}',

@@ -16,10 +16,9 @@ pytestmark = pytest.mark.anyio
 
 async def nothing_but(client: object, marker: str) -> None:
     """No process of this name is left in the sandbox."""
+    look = f"pgrep -f '[{marker[0]}]{marker[1:]}' || echo none"
     with anyio.fail_after(10):
-        while "none" not in await text_of(
-            client, "shell", command=f"pgrep -f '[{marker[0]}]{marker[1:]}' || echo none"
-        ):
+        while "none" not in await text_of(client, "shell", command=look):
             await anyio.sleep(0.05)
 
 
@@ -233,9 +232,8 @@ async def test_the_runner_survives_its_commands(arena: Arena, command: str) -> N
 
 
 async def test_terminal_escapes_and_control_characters_never_reach_the_client(arena: Arena) -> None:
-    code = (
-        r"printf '\033[2J\033]0;owned\007\033]52;c;ZXZpbA==\007\b\b\b\x00\x9b31mred\x7f\xe2\x80\xaeevil\xef\xbb\xbf\n'"
-    )
+    codes = r"\033[2J\033]0;owned\007\033]52;c;ZXZpbA==\007\b\b\b\x00\x9b31mred\x7f\xe2\x80\xaeevil\xef\xbb\xbf\n"
+    code = f"printf '{codes}'"
     async with arena.playing() as (client, _):
         text = await text_of(client, "shell", command=code)
         assert not [c for c in text if not (c.isprintable() or c in "\n\t\N{REPLACEMENT CHARACTER}")]

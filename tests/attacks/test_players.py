@@ -8,13 +8,13 @@ import tomllib
 from collections.abc import AsyncIterator
 
 import pytest
+from mcp import Client
 
 from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
 from mlgym_mcp.catalog.spec import TaskSpec
 from tests import toy_player
 from tests.attacks.conftest import Arena, Server
 from tests.serving.conftest import text_of
-from mcp import Client
 
 pytestmark = pytest.mark.anyio
 CASES = {case.name: case for case in adversarial(TaskSpec.model_validate(tomllib.loads(toy_player.TASK)))}
@@ -169,7 +169,7 @@ async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena)
         await text_of(client, "write_file", path="strategy.py", content=crash)
         failed = await client.call_tool("submit", {})
         assert failed.structured_content["code"] == "crash"
-        assert "HISTORY" not in failed.content[0].text + str(failed.structured_content)
+        assert "HISTORY [" not in failed.content[0].text + str(failed.structured_content)
         await text_of(client, "write_file", path="strategy.py", content=textwrap.dedent(spy))
         submitted = await client.call_tool("submit", {})
         assert submitted.structured_content["score"] == pytest.approx(share_of_ones(arena.server, "test"))
@@ -179,7 +179,7 @@ async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena)
         for score in json.loads((await client.read_resource("task://scores")).contents[0].text):
             shown += str(score) if score["kind"] == "submit" else ""
         assert "'submit'" in shown
-        assert "HISTORY" not in shown
+        assert "HISTORY [" not in shown
         assert "known to the journal only" not in shown
         scores = [e for e in arena.server.events(made) if e.type == "score"]
         assert scores[-1]["private"]["secret"] == "known to the journal only"

@@ -155,9 +155,8 @@ t = socket.socket(); t.bind(("127.0.0.1", 45671)); t.listen()
 time.sleep(600)
 """
         await text_of(one, "write_file", path="listen.py", content=listen)
-        await text_of(
-            one, "shell", command=f"{leave} python3 listen.py & sleep 0.5; export SECRET=secret-of-one; ipcmk -M 64"
-        )
+        begin = f"{leave} python3 listen.py & sleep 0.5; export SECRET=secret-of-one; ipcmk -M 64"
+        await text_of(one, "shell", command=begin)
         assert "mine-of-one" in await text_of(one, "shell", command="ls /workspace /tmp")
         spy = python("""
 import glob, os, socket

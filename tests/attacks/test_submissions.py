@@ -68,7 +68,7 @@ SPECIAL = {
     "a device": "mknod submission.csv c 1 5 || mkfifo submission.csv",
     "a socket": "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"submission.csv\")'",
     "a file nobody may read": "cp good.csv submission.csv; chmod 000 submission.csv",
-    "a sparse giant": "truncate -s 8E submission.csv || truncate -s 15T submission.csv || truncate -s 8G submission.csv",
+    "a sparse giant": "for n in 8E 15T 8G; do truncate -s $n submission.csv && break; done",
     "a compressed bomb": "head -c 50M /dev/zero | gzip -9 > submission.csv",
     "a name with a newline beside": "cp good.csv 'submission.csv\n'; true",
 }
@@ -130,9 +130,8 @@ while True:
         os.rename("count.part", "count")
         time.sleep(0.01)
 """
-    files = {
-        name: "id,label\n" + "".join(f"{i},{bit}\n" for i in range(40)) for name, bit in (("zeros", 0), ("ones", 1))
-    }
+    zeros = "id,label\n" + "".join(f"{i},0\n" for i in range(40))
+    files = {"zeros": zeros, "ones": zeros.replace(",0\n", ",1\n")}
     async with arena.playing("gated") as (client, made):
         for name, text in files.items():
             await text_of(client, "write_file", path=f"{name}.csv", content=text)
@@ -154,9 +153,8 @@ while True:
         (view,) = answers
         assert view["valid"], view
         (score,) = [e for e in server.events(made) if e.type == "score"]
-        copied = (
-            server.home / "episodes" / made["episode"] / "snapshots" / score["snapshot"] / "files" / "submission.csv"
-        )
+        snapshots = server.home / "episodes" / made["episode"] / "snapshots"
+        copied = snapshots / score["snapshot"] / "files" / "submission.csv"
         assert copied.read_text() in files.values()
         labels = server.vault("gated", "labels.json")["test"]
         bit = 0 if copied.read_text() == files["zeros"] else 1
@@ -171,7 +169,13 @@ async def test_a_full_disk_and_a_full_process_table_do_not_prevent_a_score(arena
         await text_of(client, "write_file", path="submission.csv", content=CSV)
         await text_of(client, "shell", command="head -c 500M /dev/zero > big; echo full", timeout_s=30)
         assert (await client.call_tool("validate", {})).structured_content["valid"]
-        forks = "import os, time\nfor _ in range(2000):\n  try:\n    if os.fork() == 0: time.sleep(600)\n  except OSError: break"
+        forks = """
+import os, time
+for _ in range(2000):
+    try:
+        if os.fork() == 0: time.sleep(600)
+    except OSError: break
+"""
         await text_of(client, "shell", command=f"python3 -c '{forks}'")
         result = await client.call_tool("submit", {})
         assert "stop something" in result.content[0].text or result.structured_content["valid"]

@@ -287,7 +287,7 @@ def test_its_json_is_that_of_the_standard_library(value: Any) -> None:
 
 @pytest.mark.parametrize("text", [b"", b" ", b"{", b"{}x", b"[1,]", b"nothing", b"\xff", b'{"a" 1}', b"{} {}"])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r""):
+    with pytest.raises(ValueError):  # noqa: PT011 - the words differ
         native.loads(text)
 
 
@@ -326,13 +326,13 @@ def test_a_start_at_the_limit_of_processes_is_tried_again_once_after_reaping(att
 
 
 @pytest.mark.parametrize("how", ["fork_exec", "popen"])
-def test_both_ways_to_start_a_program_give_it_the_same(how: str, tmp_path: Path) -> None:
+def test_both_ways_to_start_a_program_give_it_the_same(how: str) -> None:
     spawner = Spawner(Processes(Identity(None, None), everyone=False))
     start = getattr(spawner, how)
     read, write = os.pipe()
     kept = os.dup(spawner.null)
     os.set_inheritable(write, True)  # and yet not inherited
-    script = "echo $A; readlink /proc/self/fd/0; ls /proc/$$/fd | tr '\\n' ' '; ps -o sid= -p $$ | tr -d ' '; echo $$"
+    script = "echo $A; readlink /proc/self/fd/0; ls -v /proc/$$/fd | tr '\\n' ' '; ps -o sid= -p $$ | tr -d ' '"
     try:
         pid = start(
             ["bash", "-c", script], {"A": "1", "PATH": os.environ["PATH"]}, (spawner.null, write, write), [kept]
@@ -341,7 +341,7 @@ def test_both_ways_to_start_a_program_give_it_the_same(how: str, tmp_path: Path)
         with open(read) as output:
             lines = output.read().splitlines()
         assert os.waitpid(pid, 0)[1] == 0
-        assert lines == ["1", "/dev/null", f"0 1 2 {kept} {pid}", str(pid)]
+        assert lines == ["1", "/dev/null", f"0 1 2 {kept} {pid}"]
         with pytest.raises(FileNotFoundError):
             start(["no-such-program"], {"PATH": "/usr/bin"}, (spawner.null, 1, 2), [])
         with pytest.raises(PermissionError):

@@ -98,7 +98,9 @@ class Spawner:
                 pid: int = function(*arguments)
             finally:
                 os.close(say)
-            problem = os.read(said, 4096)
+            problem = b""
+            while part := os.read(said, 4096):  # until the program has been started: it comes in several pieces
+                problem += part
         finally:
             os.close(said)
         if problem:  # "OSError:<errno, hexadecimal>:<where>"
