@@ -33,6 +33,15 @@ class Limits:
     output_mb: int = 16
 
 
+def inodes(size_mb: int) -> int:
+    """Return how many files a file system in memory of this size may hold: as many as a disk of it would.
+
+    An empty file takes no space there, but about a kilobyte of memory that outlives its process: without a
+    bound a million of them take the sandbox down.
+    """
+    return 1024 + 64 * size_mb
+
+
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A host directory shown read-only at an absolute path inside the sandbox."""

@@ -88,11 +88,8 @@ async def test_filling_the_disk_hits_a_hard_limit_that_deleting_lifts(arena: Are
 
 
 @both
-@pytest.mark.xfail(strict=True, reason="tmpfs without nr_inodes: empty files eat the sandbox's memory, the runner dies")
 @pytest.mark.parametrize("place", ["/workspace", "/tmp", "/dev/shm"])
 async def test_a_million_empty_files_hit_a_limit_before_the_memory_does(arena: Arena, place: str) -> None:
-    if (arena.backend, place) == ("bubblewrap", "/workspace"):
-        pytest.xfail("a disk image, which has as many inodes as it was made with")
     code = python(f"""
 import os
 for i in range(1_000_000):
@@ -110,10 +107,9 @@ print("room for", os.statvfs("{place}").f_files)
         await alive(client)
 
 
-async def test_who_ignores_sigterm_is_killed_by_job_stop_and_by_the_time_limit(arena: Arena) -> None:
+async def test_who_ignores_sigterm_is_killed_by_job_stop(arena: Arena) -> None:
     stubborn = "trap '' TERM INT HUP; while :; do sleep 0.2; done"
     async with arena.playing() as (client, _):
-        assert "killed: its timeout_s was over" in await text_of(client, "shell", command=stubborn, timeout_s=0.3)
         await text_of(client, "shell", command=f'nohup setsid bash -c "{stubborn}; : stubborn" & disown')
         job = re.findall(r"^(j\d+) ", await text_of(client, "job_list"), re.MULTILINE)[-1]
         await text_of(client, "job_stop", job_id=job)

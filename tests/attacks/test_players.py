@@ -21,7 +21,6 @@ CASES = {case.name: case for case in adversarial(TaskSpec.model_validate(tomllib
 
 ON_DOCKER = [
     pytest.mark.docker,
-    pytest.mark.xfail(strict=True, reason="a docker workspace on disk (a player's: 512 MiB) belongs to root"),
 ]
 
 
@@ -63,7 +62,7 @@ async def test_a_hostile_program_is_refused_with_a_type_or_scored_as_what_it_pla
 
 MORE = {
     "writes forged answers ahead of time": (
-        {"protocol", "crash", "timeout"},
+        {"protocol", "crash", "timeout", VALID},  # they are its own word, if they come in time
         r"""
         import json, os, struct
         for seq in range(1, 40):
@@ -174,8 +173,7 @@ async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena)
         submitted = await client.call_tool("submit", {})
         assert submitted.structured_content["score"] == pytest.approx(share_of_ones(arena.server, "test"))
         shown = submitted.content[0].text + str(submitted.structured_content)
-        for uri in ("task://log", "task://status"):
-            shown += (await client.read_resource(uri)).contents[0].text
+        shown += (await client.read_resource("task://log")).contents[0].text
         for score in json.loads((await client.read_resource("task://scores")).contents[0].text):
             shown += str(score) if score["kind"] == "submit" else ""
         assert "'submit'" in shown

@@ -237,6 +237,7 @@ def trial(setup: Setup, identities: Identities, image: Path | None = None) -> st
                 "rlimits": {},
                 "image": str(image) if image else None,
                 "sources": view.sources,
+                "memory_folders": view.memory_folders,
                 "owners": {"workspace": 1000} if image else {},
                 "memory_files": view.memory_files,
                 "listener": say,

@@ -14,7 +14,7 @@ from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.host_system import TOP, shows, usr_parts
 from mlgym_sandbox.identities import AGENT, Identities
 from mlgym_sandbox.inside import STATE_DIR
-from mlgym_sandbox.spec import DATA, WORKSPACE, SandboxSpec
+from mlgym_sandbox.spec import DATA, WORKSPACE, SandboxSpec, inodes
 
 RUNNER_PATH = "/opt/mlgym/runner.pyc"
 SEARCH_PATH = f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"
@@ -39,6 +39,7 @@ class View:
 
     arguments: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
+    memory_folders: dict[str, str] = field(default_factory=dict)
     memory_files: dict[str, bytes] = field(default_factory=dict)
 
     def show(self, source: str, target: str, *, write: bool = False) -> None:
@@ -93,10 +94,10 @@ def lay_out(
     view.arguments += ["--symlink", "/tmp", "/var/tmp"]  # noqa: S108 - inside
     view.arguments += ["--proc", "/proc", "--dev", "/dev"]
     shared = min(spec.limits.memory_mb // 4, 1024)
-    view.arguments += ["--perms", "1777", "--size", str(max(1, shared) << 20), "--tmpfs", "/dev/shm"]  # noqa: S108
+    _memory_folder(view, identities, "shm", "/dev/shm", max(1, shared))  # noqa: S108 - inside
     # What lies in memory counts as memory and outlives its process: it must never be able to fill the limit.
     temporary = min(spec.limits.tmp_mb, max(1, spec.limits.memory_mb // 4))
-    view.arguments += ["--perms", "1777", "--size", str(temporary << 20), "--tmpfs", "/tmp"]  # noqa: S108
+    _memory_folder(view, identities, "tmp", "/tmp", temporary)  # noqa: S108 - inside
     base = str(environment.base_prefix)
     if not shows(base) and base not in ("/usr", "/usr/local"):
         _ancestors(view, base, made)
@@ -175,6 +176,15 @@ def _system_part(view: View, path: str) -> None:
         view.arguments += ["--symlink", os.readlink(path), path]  # noqa: PTH115 - it must stay relative
     elif Path(path).exists():
         view.arguments += ["--ro-bind", path, path]
+
+
+def _memory_folder(view: View, identities: Identities, name: str, path: str, size_mb: int) -> None:
+    """Show a file system in memory, bounded in bytes and, where we may mount it ourselves, in files."""
+    if identities.users == "single":
+        view.arguments += ["--perms", "1777", "--size", str(size_mb << 20), "--tmpfs", path]
+        return
+    view.memory_folders[name] = f"size={size_mb}m,nr_inodes={inodes(size_mb)},mode=1777"
+    view.arguments += ["--bind", f"@{name}@", path]
 
 
 def _ancestors(view: View, path: str, made: set[str]) -> None:

@@ -15,7 +15,7 @@ import docker
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
 from mlgym_sandbox.inside import STATE_DIR
-from mlgym_sandbox.spec import WORKSPACE, Limits, SandboxSpec
+from mlgym_sandbox.spec import WORKSPACE, Limits, SandboxSpec, inodes
 
 LOADER: Final = (
     "import os,zlib,base64;"
@@ -95,7 +95,9 @@ def labels_of(spec: SandboxSpec) -> dict[str, str]:
 def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
     """The arguments of ``create_container``, apart from the name."""
     spec, limits = plan.spec, plan.spec.limits
-    mounts = [Mount(WORKSPACE, plan.workspace, type="volume", no_copy=True)]
+    # A fresh volume on disk belongs to root: copying the image's empty folder into it brings the owner along.
+    in_memory = plan.memory.workspace_in_memory
+    mounts = [Mount(WORKSPACE, plan.workspace, type="volume", no_copy=in_memory)]
     mounts += [
         Mount(target, volume, type="volume", read_only=True, no_copy=True) for target, volume in plan.data.items()
     ]
@@ -106,8 +108,9 @@ def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
         mounts=mounts,
         read_only=True,
         tmpfs={
-            "/tmp": f"size={plan.memory.tmp_mb}m,mode=1777,exec,nosuid,nodev",  # noqa: S108
-            STATE_DIR: f"size={plan.memory.state_mb}m,mode=0700,noexec,nosuid,nodev",
+            "/tmp": f"{_bounds(plan.memory.tmp_mb)},mode=1777,exec,nosuid,nodev",  # noqa: S108 - inside
+            "/dev/shm": f"{_bounds(plan.memory.shm_mb)},mode=1777,exec,nosuid,nodev",  # noqa: S108 - inside
+            STATE_DIR: f"{_bounds(plan.memory.state_mb)},mode=0700,noexec,nosuid,nodev",
         },
         mem_limit=memory,
         memswap_limit=memory,  # equal: no swap on top
@@ -117,7 +120,6 @@ def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
             Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
             Ulimit(name="core", soft=0, hard=0),
         ],
-        shm_size=f"{plan.memory.shm_mb}m",
         ipc_mode="private",
         cap_drop=["ALL"],
         cap_add=["SETUID", "SETGID", "KILL"],
@@ -148,6 +150,10 @@ def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
         "host_config": host,
         "use_config_proxy": False,
     }
+
+
+def _bounds(size_mb: int) -> str:
+    return f"size={size_mb}m,nr_inodes={inodes(size_mb)}"
 
 
 def gpu_requests(gpus: Sequence[str]) -> list[DeviceRequest] | None:

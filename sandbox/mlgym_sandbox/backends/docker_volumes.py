@@ -20,7 +20,7 @@ from mlgym_sandbox.backends.docker_engine import Engine, explain
 from mlgym_sandbox.backends.tree_digest import TreeFile, digest, tar_stream, walk
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
-from mlgym_sandbox.spec import Mount
+from mlgym_sandbox.spec import Mount, inodes
 
 FILL_S: Final = 1800.0
 """How long one filling may take; after that another server may begin again."""
@@ -50,7 +50,7 @@ class Volumes:
         project quotas (xfs with pquota); elsewhere the runner watches.
         """
         if in_memory:
-            options = f"size={size_mb}m,uid=1000,gid=1000,mode=0755,nosuid,nodev"
+            options = f"size={size_mb}m,nr_inodes={inodes(size_mb)},uid=1000,gid=1000,mode=0755,nosuid,nodev"
             await self._create(name, labels, {"type": "tmpfs", "device": "tmpfs", "o": options})
             return Workspace(name, enforced=True)
         if self._quota is not False:

@@ -154,6 +154,10 @@ def _stage(order: Order, *, inside: bool) -> dict[str, str]:
             os.close(os.open(staged[name], os.O_CREAT | os.O_WRONLY))
         kernel.mount(f"/proc/self/fd/{descriptor}", staged[name], None, kernel.MS_BIND)
         os.close(descriptor)
+    for name, options in order["memory_folders"].items():
+        staged[name] = f"{STAGE}/{name}"
+        os.mkdir(staged[name])
+        kernel.mount("mlgym", staged[name], "tmpfs", kernel.MS_NOSUID, options)
     if image is not None:
         staged["workspace"] = f"{STAGE}/workspace"
         os.mkdir(staged["workspace"])

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
             rlimits: resource number and limit.
             image: an ext4 image to mount as the source ``workspace``.
             sources: paths on the machine to show inside.
+            memory_folders: name and mount options of file systems in memory to make, shown like sources.
             owners: source name and the uid inside that is to own that folder.
             memory_files: small files that never touch a disk.
             listener: the descriptor of the listening socket, here.
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         rlimits: Mapping[int, int]
         image: str | None
         sources: Mapping[str, str]
+        memory_folders: Mapping[str, str]
         owners: Mapping[str, int]
         memory_files: Mapping[str, bytes]
         listener: int
