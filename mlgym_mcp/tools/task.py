@@ -73,7 +73,7 @@ async def status(call: Call) -> Reply:
         budget=budget_view(session),
         warning=session.meter.warning(),
         running_jobs=running,
-        best_validation=None if best is None else score_view(best),
+        best_validation=None if best is None else score_view(best).model_copy(update={"details": {}}),
         scores=len(session.scoring.scores),
     )
     budget = view.budget

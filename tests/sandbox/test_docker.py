@@ -241,6 +241,8 @@ async def test_a_large_workspace_is_watched_and_its_filler_killed(engine: Docker
     assert not share_memory(limits).workspace_in_memory
     sandbox = await engine.create(spec(host_image, limits=limits))
     try:
+        first, output = await sh(sandbox, "stat -c %u . && head -c 1M /dev/zero > first")
+        assert (first.exit_code, output) == (0, "1000\n"), "a workspace on disk is the agent's, too"
         fill = "for i in $(seq 1000); do head -c 20M /dev/zero > f$i || exit 3; sleep 0.2; done"
         job, _ = await sh(sandbox, fill, timeout_s=60)
         # An engine on xfs with project quotas stops the write itself.
