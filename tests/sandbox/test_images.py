@@ -19,6 +19,7 @@ from mlgym_sandbox.backends.docker import DockerBackend
 from mlgym_sandbox.backends.docker_engine import inspect_image
 from mlgym_sandbox.errors import BackendUnavailableError
 from mlgym_sandbox.spec import Limits, SandboxSpec
+from tests.sandbox.engine import missing
 
 pytestmark = [pytest.mark.anyio]
 
