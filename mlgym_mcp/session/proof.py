@@ -50,6 +50,14 @@ print(json.dumps({"same_size": found, "listed": {p: os.path.exists(p) for p in j
 """
 
 
+_TOO_LARGE = 128 + 25
+"""Exit code of a shell command killed for writing past the largest file size (SIGXFSZ)."""
+
+
+class _NotAllowedError(Exception):
+    """The sandbox's own limits keep the attack from being set up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at: whether it holds, and what was seen."""
@@ -189,6 +197,8 @@ class _Proof:
         what = f"hostile: {attempt.name}"
         try:
             score = await self._tried(session, attempt.files, attempt.commands)
+        except _NotAllowedError as exc:
+            return Finding(what, ok=True, detail=f"cannot even be made in this sandbox: {exc}")
         except InfrastructureError as exc:
             return Finding(what, ok=False, detail=str(exc))
         if not score.valid:
@@ -208,7 +218,10 @@ class _Proof:
         if commands:
             status, output = await sandbox.run(commands, wait_s=60)
             if status.exit_code != 0:
-                raise InfrastructureError(f"the attack could not be set up: {output.data[-300:]!r}")
+                said = output.data[-300:].decode("utf-8", "replace").strip()
+                if status.exit_code == _TOO_LARGE or "File too large" in said or "File size limit" in said:
+                    raise _NotAllowedError(said or "it is too large")
+                raise InfrastructureError(f"the attack could not be set up: {said}")
         return await _validated(session)
 
     async def _visibility(self, session: Session) -> Finding:

@@ -40,7 +40,9 @@ async def test_a_line_of_many_megabytes_is_cut_and_the_lines_after_it_are_reache
 
 async def test_a_file_of_five_gigabytes_is_read_at_its_beginning_only(arena: Arena) -> None:
     async with arena.playing() as (client, _):
-        await text_of(client, "shell", command="truncate -s 5G binary; seq 10000 > text; truncate -s 5G text")
+        made = await text_of(client, "shell", command="truncate -s 5G binary; seq 10000 > text; truncate -s 5G text")
+        if "File too large" in made or "File size limit" in made:
+            pytest.skip("files of that size are not allowed here")
         with anyio.fail_after(20):
             result = await client.call_tool("read_file", {"path": "binary"})
             assert result.is_error

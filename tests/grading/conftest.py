@@ -85,7 +85,9 @@ class LocalSandbox:
     async def untar(self, data: bytes, path: str = "/workspace") -> None:
         self.folder.mkdir()
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            tar.extractall(self.folder, filter="data")
+            tar.extractall(
+                self.folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+            )  # Python 3.11.2 has no filters
 
     async def open_stream(
         self,

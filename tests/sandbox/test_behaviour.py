@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from functools import partial
 
@@ -577,10 +578,19 @@ async def test_what_is_hidden_counts_as_well_and_stays_hidden(box: Sandbox) -> N
 async def test_a_workspace_that_grows_beyond_its_limit_is_stopped(fresh: Sandbox) -> None:
     with anyio.fail_after(60):
         status, output = await run(fresh, "head -c 300M /dev/zero > big || exit 9; sleep 30", wait_s=50)
-    refused = "No space" in output or "File too large" in output or status.exit_code == 128 + signal.SIGXFSZ
+    refused = re.search("No space|File too large|File size limit", output) or status.exit_code == 128 + signal.SIGXFSZ
     assert status.reason == "disk" or refused
     await run(fresh, "rm -f big")
     assert (await run(fresh, "echo alive > f; cat f"))[1] == "alive\n"
+
+
+async def test_many_empty_files_count_as_disk(box: Sandbox) -> None:
+    make = "import os\nfor i in range(40000): os.mkfifo(f'f{i}')\nimport time; time.sleep(20)"
+    status, output = await box.run(["python3", "-c", make], wait_s=30)
+    assert status.reason == "disk" or b"No space left" in output.data
+    await box.run("find . -mindepth 1 -delete", wait_s=30)
+    status, _ = await box.run("echo 1 > after", wait_s=10)
+    assert status.exit_code == 0
 
 
 # --- what only an isolating backend can promise

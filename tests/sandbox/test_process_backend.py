@@ -84,8 +84,8 @@ anyio.run(main)
 
 async def test_removing_kills_everything_also_what_outlived_a_killed_runner(backend: ProcessBackend) -> None:
     sandbox = await backend.create(spec())
-    _, output = await run(sandbox, "(trap '' TERM; setsid sleep 88 > /dev/null & echo $!); chmod 000 $HOME")
     job = await sandbox.start("sleep 60")
+    _, output = await run(sandbox, "(trap '' TERM; setsid sleep 88 > /dev/null & echo $!); chmod 000 $HOME")
     record = LocalFolder("process").load("one")
     assert record is not None
     assert record.alive

@@ -140,11 +140,15 @@ async def test_edits_answer_with_the_changed_lines_and_syntax_errors_and_are_kep
 
 async def test_long_files_are_read_in_pieces_and_binary_ones_are_refused(backend: str) -> None:
     async with running_host(backend) as host, playing(host) as (client, _):
-        await text_of(client, "shell", command="seq 1 3000 > n.txt; truncate -s 5G big.bin; printf 'a\\0b' > b.bin")
+        await text_of(
+            client,
+            "shell",
+            command="seq 1 3000 > n.txt; truncate -s 5G big.bin || truncate -s 60M big.bin; printf 'a\\0b' > b.bin",
+        )
         first = await text_of(client, "read_file", path="n.txt")
         assert "read_file(path, offset=501)" in first
         assert "   501\t501" in await text_of(client, "read_file", path="n.txt", offset=501)
-        assert "binary file (5.0 GiB)" in await text_of(client, "read_file", path="big.bin")
+        assert "binary file (" in await text_of(client, "read_file", path="big.bin")
         assert "binary file" in await text_of(client, "read_file", path="b.bin")
 
 
