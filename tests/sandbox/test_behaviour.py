@@ -584,15 +584,6 @@ async def test_a_workspace_that_grows_beyond_its_limit_is_stopped(fresh: Sandbox
     assert (await run(fresh, "echo alive > f; cat f"))[1] == "alive\n"
 
 
-async def test_many_empty_files_count_as_disk(box: Sandbox) -> None:
-    make = "import os\nfor i in range(40000): os.mkfifo(f'f{i}')\nimport time; time.sleep(20)"
-    status, output = await box.run(["python3", "-c", make], wait_s=30)
-    assert status.reason == "disk" or b"No space left" in output.data
-    await box.run("find . -mindepth 1 -delete", wait_s=30)
-    status, _ = await box.run("echo 1 > after", wait_s=10)
-    assert status.exit_code == 0
-
-
 # --- what only an isolating backend can promise
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mlgym_sandbox.inside.runner.processes import Processes
     from mlgym_sandbox.inside.runner.wire import Header
 
-_ENTRY_BYTES = 4096
-
 
 class Disk:
     """How much is stored, as last measured; too much of it ends everything that runs."""
@@ -94,7 +92,7 @@ def measure_work(files: Files, processes: Processes, paths: list[str]) -> Work:
                 if key in seen:
                     return
                 seen.add(key)
-            total += max(info.st_blocks * 512, _ENTRY_BYTES)  # a million empty files are no small matter
+            total += info.st_blocks * 512
 
         todo = [files.mapped(path) for path in paths]
         for path in todo:
