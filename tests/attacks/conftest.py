@@ -27,6 +27,7 @@ import httpx
 import pytest
 from mcp import Client
 
+from mlgym_mcp.catalog.adversarial import Adversarial
 from mlgym_mcp.session.journal import Event, read_journal
 from mlgym_sandbox import environment, get_backend, images
 from mlgym_sandbox.backends.docker import DockerBackend
@@ -302,3 +303,8 @@ async def alive(client: Client) -> None:
 def python(code: str) -> str:
     """A command line that runs a program given as text."""
     return f"python3 -B - <<'END_OF_PROGRAM'\n{code}\nEND_OF_PROGRAM"
+
+
+def expected(case: Adversarial) -> frozenset[str]:
+    """How a hostile submission may end. An ordinary user's sandbox does not even let the largest files be made."""
+    return case.expect | {"missing"} if case.commands and os.geteuid() != 0 else case.expect

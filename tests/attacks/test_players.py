@@ -13,7 +13,7 @@ from mcp import Client
 from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
 from mlgym_mcp.catalog.spec import TaskSpec
 from tests import toy_player
-from tests.attacks.conftest import Arena, Server
+from tests.attacks.conftest import Arena, Server, expected
 from tests.serving.conftest import text_of
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +52,7 @@ async def test_a_hostile_program_is_refused_with_a_type_or_scored_as_what_it_pla
     if case.commands:
         await text_of(playing, "shell", command=case.commands)
     result = (await playing.call_tool("validate", {})).structured_content
-    assert (VALID if result["valid"] else result["code"]) in case.expect, result
+    assert (VALID if result["valid"] else result["code"]) in expected(case), result
     if result["valid"]:
         assert result["score"] == round(share_of_ones(arena.server, "val"), 3)
     else:
@@ -140,11 +140,11 @@ MORE = {
 
 @pytest.mark.parametrize("name", MORE)
 async def test_a_program_that(playing: Client, arena: Arena, name: str) -> None:
-    expected, code = MORE[name]
+    allowed, code = MORE[name]
     await text_of(playing, "write_file", path="strategy.py", content=textwrap.dedent(code))
     result = await playing.call_tool("validate", {})
     score = result.structured_content
-    assert (VALID if score["valid"] else score["code"]) in expected, score
+    assert (VALID if score["valid"] else score["code"]) in allowed, score
     if score["valid"]:
         assert score["score"] == round(share_of_ones(arena.server, "val"), 3)
     assert len(result.content[0].text) < 25_000
@@ -200,4 +200,4 @@ async def test_programs_are_locked_in_on_docker_too(arena: Arena) -> None:
             answer = await client.call_tool("validate", {})
             assert not answer.is_error, answer.content
             result = answer.structured_content
-            assert (VALID if result["valid"] else result["code"]) in case.expect, (name, result)
+            assert (VALID if result["valid"] else result["code"]) in expected(case), (name, result)
