@@ -28,17 +28,6 @@ from mlgym_mcp.catalog.confined import end_with_server, limit, load_function
 ADDRESS_SPACE: Final = 16 << 30
 FILE_SIZE: Final = 8 << 30
 OPEN_FILES: Final = 256
-BOOT: Final = """
-import importlib.util, os, sys
-folder, channel, alive = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-spec = importlib.util.spec_from_file_location(
-    "mlgym_mcp", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder])
-package = sys.modules["mlgym_mcp"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
-from mlgym_mcp.catalog.building import main
-main(channel, alive)
-"""
-"""The program of the generator's process: our package alone, the server's other packages stay out of sight."""
 
 
 @dataclass(frozen=True)

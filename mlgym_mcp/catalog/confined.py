@@ -17,6 +17,24 @@ from pathlib import Path
 from typing import Any
 
 
+def boot(module: str) -> str:
+    """Return the program of such a process: it runs ``module``'s ``main`` with two descriptors.
+
+    It imports our package alone, from the folder in ``argv[1]``: the server's other packages must not shadow the
+    environment's.
+    """
+    return f"""
+import importlib.util, os, sys
+folder, channel, alive = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+spec = importlib.util.spec_from_file_location(
+    "mlgym_mcp", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder])
+package = sys.modules["mlgym_mcp"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from {module} import main
+main(channel, alive)
+"""
+
+
 def end_with_server(alive: int) -> None:
     """Have the kernel end this process when the server does: the last writer of the pipe ``alive`` is gone."""
     signal.signal(signal.SIGIO, signal.SIG_DFL)

@@ -20,8 +20,8 @@ from anyio.abc import UNIXSocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from mlgym_mcp.catalog import sources
-from mlgym_mcp.catalog.building import BOOT
 from mlgym_mcp.catalog.catalog import Task
+from mlgym_mcp.catalog.confined import boot
 from mlgym_mcp.catalog.errors import DataError
 from mlgym_mcp.catalog.prepared import (
     MANIFEST,
@@ -42,6 +42,7 @@ Progress = Callable[[float, str], None]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_BOOT: Final = boot("mlgym_mcp.catalog.building")
 _LIMITER: Final = CapacityLimiter(2)
 _LOG_BYTES: Final = 4000
 _LINE_BYTES: Final = 1 << 16
@@ -177,7 +178,7 @@ async def _process(python: Path, log: Path) -> Any:
         with log.open("wb") as out:
             package = Path(__file__).resolve().parent.parent
             process = await anyio.open_process(
-                [str(python), "-I", "-B", "-c", BOOT, str(package), str(theirs.fileno()), str(alive_read)],
+                [str(python), "-I", "-B", "-c", _BOOT, str(package), str(theirs.fileno()), str(alive_read)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,

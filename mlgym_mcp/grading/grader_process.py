@@ -28,6 +28,7 @@ from anyio import CapacityLimiter, to_thread
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from mlgym_mcp.catalog.confined import boot
 from mlgym_mcp.grading.api import Split
 from mlgym_mcp.grading.errors import INVALID_CODES, GraderError
 from mlgym_mcp.grading.player_host import PlayerFactory, PlayerHost, PlayerLimits, referee_package
@@ -44,18 +45,7 @@ LOG_BYTES: Final = 64 * 1024
 
 Progress = Callable[[float, str], Awaitable[None]]
 
-_BOOT: Final = """
-import importlib.util, os, sys
-folder, control, alive = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-spec = importlib.util.spec_from_file_location(
-    "mlgym_mcp", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder])
-package = sys.modules["mlgym_mcp"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
-from mlgym_mcp.grading.referee import main
-main(control, alive)
-"""
-"""Imports our package alone from where the server has it: the server's other packages must not shadow the
-environment's."""
+_BOOT: Final = boot("mlgym_mcp.grading.referee")
 
 
 @dataclass(frozen=True, slots=True)

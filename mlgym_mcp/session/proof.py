@@ -7,15 +7,14 @@ snapshot, the referee.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import sys
-import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import anyio
 
@@ -26,6 +25,7 @@ from mlgym_mcp.session.errors import InfrastructureError, RefusedError
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.scoring import Score
 from mlgym_mcp.session.session import Session
+from mlgym_mcp.session.setup import pack
 
 _READY_S = 1800.0
 _WINDOW = 48
@@ -137,7 +137,7 @@ class _Proof:
         solution = self._task.solution("baseline" if kind == "baseline" else "reference")
         async with self._session() as session:
             sandbox = await session.sandbox()
-            await sandbox.untar(_tar({name: path.read_bytes() for name, path in solution.files.items()}))
+            await sandbox.untar(pack({name: path.read_bytes() for name, path in solution.files.items()}))
             begin = anyio.current_time()
             if solution.command is not None:
                 status, _ = await sandbox.run(solution.command, wait_s=5, timeout_s=self._chosen.run_s)
@@ -148,7 +148,7 @@ class _Proof:
                     raise InfrastructureError(f"the {kind} ended with exit code {status.exit_code}: {tail}")
             seconds = anyio.current_time() - begin
             cpu = (await sandbox.usage()).cpu_s
-            return await _final(session), seconds, cpu
+            return await _scored(session, "submit"), seconds, cpu
 
     def _as_recorded(self, kind: str, played: tuple[Score, float, float], sd: float | None) -> Finding:
         score, seconds, cpu = played
@@ -181,8 +181,8 @@ class _Proof:
 
     async def _gold(self, session: Session, gold: Mapping[str, bytes]) -> Finding:
         sandbox = await session.sandbox()
-        await sandbox.untar(_tar(gold))
-        score = await _final(session)
+        await sandbox.untar(pack(gold))
+        score = await _scored(session, "submit")
         if not score.valid:
             return Finding("perfect submission is optimal", ok=False, detail=f"{score.code}: {score.reason}")
         value = score.metrics[self._metric.name]
@@ -214,7 +214,7 @@ class _Proof:
         sandbox = await session.sandbox()
         await sandbox.kill_all()
         await sandbox.run("find /workspace -mindepth 1 -delete", wait_s=30)
-        await sandbox.untar(_tar(files))
+        await sandbox.untar(pack(files))
         if commands:
             status, output = await sandbox.run(commands, wait_s=60)
             if status.exit_code != 0:
@@ -222,7 +222,7 @@ class _Proof:
                 if status.exit_code == _TOO_LARGE or "File too large" in said or "File size limit" in said:
                     raise _NotAllowedError(said or "it is too large")
                 raise InfrastructureError(f"the attack could not be set up: {said}")
-        return await _validated(session)
+        return await _scored(session, "validate")
 
     async def _visibility(self, session: Session) -> Finding:
         """Look for hidden bytes from inside: as whole files anywhere, and as pieces in what the task shows."""
@@ -274,32 +274,11 @@ def _pieces(hidden: Mapping[str, bytes], public: Path) -> list[str]:
     return leaks
 
 
-async def _validated(session: Session) -> Score:
-    """Validate, waiting as long as the grading takes."""
+async def _scored(session: Session, kind: Literal["validate", "submit"]) -> Score:
+    """Validate or submit, waiting as long as the grading takes."""
     while True:
         try:
-            return await session.scoring.score("validate")
+            return await session.scoring.score(kind)
         except RefusedError as exc:
             if session.over is not None:
                 raise InfrastructureError(str(exc)) from exc
-
-
-async def _final(session: Session) -> Score:
-    """Submit, waiting as long as the grading takes."""
-    while True:
-        try:
-            return await session.scoring.score("submit")
-        except RefusedError as exc:
-            if session.over is not None:
-                raise InfrastructureError(str(exc)) from exc
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            info.mode = 0o644
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()

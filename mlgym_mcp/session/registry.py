@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import MisuseError
 from mlgym_mcp.session.journal import Journal, JournalError, read_journal
 from mlgym_mcp.session.owning import owned_tasks
-from mlgym_mcp.session.session import Session, SessionConfig, vars_of
+from mlgym_mcp.session.session import Session, SessionConfig
 from mlgym_sandbox import get_backend
 from mlgym_sandbox.backends.base import Backend
 from mlgym_sandbox.errors import SandboxError
@@ -50,7 +51,7 @@ def budget_of(task: Task, preset: str, given: Mapping[str, Any]) -> Budget:
     try:
         return own.override(**given)
     except (TypeError, ValueError) as exc:
-        limits = ", ".join(vars_of(own))
+        limits = ", ".join(asdict(own))
         raise MisuseError(f"The budget {dict(given)} is not usable ({exc}): its limits are {limits}.") from exc
 
 
@@ -189,7 +190,7 @@ class SessionRegistry:
             task_version=task.spec.task.version,
             preset=preset,
             seed=seed,
-            budget=vars_of(limits),
+            budget=asdict(limits),
             sandbox=backend.name,
             server=__version__,
             host={"pid": os.getpid(), "node": platform.node(), "python": platform.python_version()},

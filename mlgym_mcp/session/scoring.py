@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -244,9 +244,9 @@ class Scoring:
         try:
             snapshot = await self._snapshot(sandbox)
         except (TarLimitError, SandboxFileError) as exc:  # the latter: a file the agent itself may not read
-            return _with(blank, code="forbidden", reason=str(exc))
+            return replace(blank, code="forbidden", reason=str(exc))
         except InvalidSubmission as exc:
-            return _with(blank, code=exc.code, reason=exc.sentence)
+            return replace(blank, code=exc.code, reason=exc.sentence)
         prepared = session.prepared
         result: GradeResult = await grade(
             session.task.folder,
@@ -259,7 +259,7 @@ class Scoring:
             python=session.grader_python or sys.executable,
             player_factory=lambda: session.backend.create(player_spec(session)),
         )
-        return _with(
+        return replace(
             blank,
             valid=result.valid,
             metrics=dict(result.metrics),
@@ -295,7 +295,3 @@ def grade_spec(task: Task, preset: str) -> GradeSpec:
         timeout_s=float(spec.grader.timeout_s),
         player=limits,
     )
-
-
-def _with(score: Score, **changes: Any) -> Score:
-    return Score(**{name: getattr(score, name) for name in score.__dataclass_fields__} | changes)

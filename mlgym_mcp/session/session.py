@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -288,7 +288,7 @@ class Session:
                 outcome=over.outcome,
                 reason=over.reason,
                 score=None if over.score is None else over.score.record(),
-                spent=vars_of(self.meter.spent),
+                spent=asdict(self.meter.spent),
             )
         except JournalError:
             self.phase = "ended, but the journal could not be written"
@@ -303,8 +303,3 @@ class Session:
         self.phase = "ended"
         self.episode.close()
         self._ended.set()
-
-
-def vars_of(value: Any) -> dict[str, Any]:
-    """Return a slotted dataclass's fields as a dictionary."""
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}

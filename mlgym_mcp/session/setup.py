@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,12 +86,11 @@ def player_spec(session: Session) -> SandboxSpec:
     )
 
 
-def pack(files: dict[str, Path]) -> bytes:
-    """Return a tar of starter files, by their names in the workspace."""
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar of files, by their names in the workspace; programs (``#!``) are executable."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in sorted(files):
-            data = files[name].read_bytes()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in sorted(files.items()):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             info.mode = 0o755 if data.startswith(b"#!") else 0o644
@@ -114,7 +113,8 @@ async def set_up(session: Session, say: Callable[[str], None]) -> Setup:
     say("starting the sandbox")
     sandbox = await session.backend.create(sandbox_spec(session, prepared))
     try:
-        await sandbox.untar(pack(session.task.starter()))
+        starter = {name: path.read_bytes() for name, path in session.task.starter().items()}
+        await sandbox.untar(pack(starter))
         session.episode.journal.append("sandbox", state="started", name=sandbox.name, data=prepared.digest)
     except BaseException:
         with anyio.CancelScope(shield=True), anyio.move_on_after(30):
