@@ -25,9 +25,9 @@ STDLIB_ONLY = [
     "mlgym_mcp/serving/relay.py",
     "sandbox/mlgym_sandbox/__init__.py",
     "sandbox/mlgym_sandbox/home.py",
-    "sandbox/mlgym_sandbox/inside/player.py",
 ]
-STDLIB_ONLY += sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("sandbox/mlgym_sandbox/inside/runner/*.py"))
+for program in ("runner", "player"):
+    STDLIB_ONLY += sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(f"sandbox/mlgym_sandbox/inside/{program}/*.py"))
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -108,8 +108,9 @@ def test_tasks_are_data_without_packages() -> None:
     assert not list((ROOT / "tasks").rglob("__init__.py"))
 
 
-def test_the_runners_modules_import_each_other_one_way() -> None:
-    prefix = "mlgym_sandbox.inside.runner."
+@pytest.mark.parametrize("program", ["runner", "player"])
+def test_the_modules_of_programs_inside_import_each_other_one_way(program: str) -> None:
+    prefix = f"mlgym_sandbox.inside.{program}."
     below = {name: {i for i in imports(path) if i.startswith(prefix)} for name, path in modules() if prefix in name}
     while free := [name for name, needed in below.items() if not needed]:
         for name in free:

@@ -77,9 +77,13 @@ class Task:
         return _files(self.folder / self.spec.workspace.starter)
 
     def solution(self, kind: Literal["baseline", "reference"]) -> Solution:
-        """Return a solution: its files, and ``python solve.py`` if it has to be run first."""
-        files = _files(self.folder / kind)
-        return Solution(files, "python solve.py" if "solve.py" in files else None)
+        """Return a solution: its files over the starter's, and the program that has to be run first, if any.
+
+        The baseline is what the agent starts with: ``baseline.py``, or else the starter files are the submission.
+        """
+        files = self.starter() | ({} if kind == "baseline" else _files(self.folder / kind))
+        program = "baseline.py" if kind == "baseline" else "solve.py"
+        return Solution(files, f"python {program}" if program in files else None)
 
     def instruction(self, preset: str) -> str:
         """Return the instruction, its ``{placeholders}`` filled in for a preset.

@@ -67,7 +67,7 @@ async def prepare(
         task: the task.
         preset: which preset.
         progress: told the fraction done, and what is being done.
-        python: the interpreter for the generator; default: the light environment's, prepared if need be.
+        python: the interpreter for the generator; default: that of the data's environment, prepared if need be.
         environ: where addresses of mirrors are read; default: the process's environment.
 
     Raises:
@@ -121,12 +121,12 @@ async def _prepare(
                 "secret": secret.hex(),
                 "sources": {name: str(path) for name, path in files.items()},
             }
-            interpreter = python or await _light(say)
+            interpreter = python or await _interpreter(data.environment, say)
             log = vault / "generator.log"
             await _generate(interpreter, order, log, lambda done, text: say(share + (0.95 - share) * done, text))
             log.unlink()
         say(0.97, "checking")
-        sums = {source.name: source.payload_sha256 for source in wanted}
+        sums = {source.name: await _off_loop(sources.known_checksum, source) for source in wanted}
         manifest = await _off_loop(_seal, task, preset, places.recipe, sums, public, vault)
         await _off_loop(_publish, public, vault, places)
     finally:
@@ -137,9 +137,9 @@ async def _prepare(
     return prepared(task, preset, places, manifest)
 
 
-async def _light(say: Progress) -> Path:
+async def _interpreter(name: str, say: Progress) -> Path:
     try:
-        return (await environment.prepare("light", lambda line: say(0.0, line))).python
+        return (await environment.prepare(name, lambda line: say(0.0, line))).python
     except SandboxError as error:
         raise DataError(f"the Python environment that makes the data cannot be prepared: {error}") from error
 

@@ -1,6 +1,6 @@
-"""Gets source files: downloads that can go on where they stopped, checked before anybody sees them.
+"""Gets source files, checked before anybody sees them.
 
-What is kept is the decompressed payload, named by its checksum, in ``downloads/``; a file under that name is
+What is kept is the decompressed payload, named by what pins it, in ``downloads/``; a file under that name is
 whole and right. Archives and partial downloads beside it are removed once their payloads are there.
 """
 
@@ -9,47 +9,51 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import random
-import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
-
-import anyio
-import httpx
-from anyio import CapacityLimiter, to_thread
+from typing import Final
 
 from mlgym_mcp.catalog import deb
 from mlgym_mcp.catalog.errors import SourceError
-from mlgym_mcp.catalog.lock import DebOrigin, HubOrigin, Origin, Source
+from mlgym_mcp.catalog.fetching import Wanted, checksum, disk_error, download, off_loop, words
+from mlgym_mcp.catalog.lock import DebOrigin, HubOrigin, Source, UrlOrigin
+from mlgym_mcp.catalog.trust import Trusted, record_path, trust, trusted
 from mlgym_sandbox.home import home
 from mlgym_sandbox.locking import locked
 
 Progress = Callable[[float, str], None]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 HUB: Final = "https://huggingface.co"
-RETRIES: Final = 4
-_LIMITER: Final = CapacityLimiter(2)
 _PIECE: Final = 1 << 20
-_RETRIED_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_TIMEOUT: Final = httpx.Timeout(30.0, connect=15.0)
 
 
 def payload_path(source: Source) -> Path:
     """Return where the payload of a source is, or will be."""
-    return home("downloads") / f"{source.name}-{source.payload_sha256[:16]}"
+    return home("downloads") / f"{source.name}-{source.pin.rpartition(':')[2][:16]}"
 
 
 def have(source: Source) -> bool:
-    """Whether the payload is there; by name and size, which only a checked file gets."""
+    """Whether the payload is there; by name and size, which only a checked file gets.
+
+    Raises:
+        SourceError: a record of trust cannot be read.
+    """
+    record = trusted(source)
+    if source.trust is not None and record is None:
+        return False
+    size = record.bytes if record else source.size
     try:
-        return payload_path(source).stat().st_size == source.payload_bytes
+        return payload_path(source).stat().st_size == size or size is None
     except FileNotFoundError:
         return False
+
+
+def known_checksum(source: Source) -> str:
+    """Return the checksum that the payload of a source that is here was held against."""
+    record = trusted(source)
+    return record.sha256 if record else source.pin
 
 
 async def fetch(
@@ -75,13 +79,13 @@ async def fetch(
     fetcher = _Fetcher(folder, os.environ if environ is None else environ, pause_s)
     async with locked(folder / ".lock", lambda: say(0.0, "another process is downloading; waiting for it")):
         for number, source in enumerate(sources):
-            if not await _off_loop(have, source):
+            if not await off_loop(have, source):
 
                 def part(fraction: float, text: str, number: int = number) -> None:
                     say((number + fraction) / len(sources), text)
 
                 await fetcher.source(source, part)
-        await _off_loop(fetcher.tidy)
+        await off_loop(fetcher.tidy)
     say(1.0, "sources are here")
     return {source.name: payload_path(source) for source in sources}
 
@@ -103,9 +107,7 @@ class _Fetcher:
                 if isinstance(origin, DebOrigin):
                     await self._from_deb(source, origin, say)
                 else:
-                    address = self._address(origin)
-                    file = await self._download(address, origin.bytes, origin.sha256, say)
-                    await self._unpack(source, file, f"{address}")
+                    await self._from_web(source, origin, say)
                 return
             except SourceError as error:
                 failures.append(error)
@@ -119,13 +121,21 @@ class _Fetcher:
         for path in self._debs.values():
             path.unlink(missing_ok=True)
 
-    def _address(self, origin: Origin) -> str:
-        if isinstance(origin, HubOrigin):
-            base = self._environ.get("HF_ENDPOINT", HUB).rstrip("/")
-            kind = "datasets/" if origin.repo_type == "dataset" else ""
-            return f"{base}/{kind}{origin.repo}/resolve/{origin.revision}/{origin.path}"
-        assert not isinstance(origin, DebOrigin)
-        return origin.url
+    async def _from_web(self, source: Source, origin: HubOrigin | UrlOrigin, say: Progress) -> None:
+        address, size, sha256 = self._address(origin), origin.bytes, origin.sha256
+        record = await off_loop(trusted, source)
+        if source.compression == "none":  # the file is the payload: its checksum is for _keep, which reads it once
+            size, sha256 = source.size or (record.bytes if record else None), None
+        pinned = source.trust is None or record is not None
+        wanted = Wanted(address, size, sha256, pinned=pinned)
+        await self._keep(source, await download(wanted, self._folder, say, self._pause_s), address, say)
+
+    def _address(self, origin: HubOrigin | UrlOrigin) -> str:
+        if isinstance(origin, UrlOrigin):
+            return origin.url
+        base = self._environ.get("HF_ENDPOINT", HUB).rstrip("/")
+        kind = "datasets/" if origin.repo_type == "dataset" else ""
+        return f"{base}/{kind}{origin.repo}/resolve/{origin.revision}/{origin.path}"
 
     async def _from_deb(self, source: Source, origin: DebOrigin, say: Progress) -> None:
         archive = self._debs.get(origin.package)
@@ -134,10 +144,10 @@ class _Fetcher:
         member = self._folder / f".{source.name}.member"
         say(0.95, f"unpacking {source.name}")
         try:
-            await _off_loop(deb.extract, archive, origin.member, member)
-            await self._unpack(source, member, f"the package {origin.package}")
+            await off_loop(deb.extract, archive, origin.member, member)
+            await self._keep(source, member, f"the package {origin.package}", say)
         except OSError as error:
-            raise _disk(error, member) from error
+            raise disk_error(error, member) from error
         finally:
             member.unlink(missing_ok=True)
 
@@ -148,148 +158,86 @@ class _Fetcher:
         except SourceError as error:
             problems.append(error)
         except OSError as error:
-            raise _disk(error, self._folder / origin.package) from error
+            raise disk_error(error, self._folder / origin.package) from error
         for mirror in self._environ.get("MLGYM_DEB_MIRRORS", "").split():
+            wanted = Wanted(f"{mirror.rstrip('/')}/{origin.path}", origin.bytes, origin.sha256)
             try:
-                return await self._download(f"{mirror.rstrip('/')}/{origin.path}", origin.bytes, origin.sha256, say)
+                return await download(wanted, self._folder, say, self._pause_s)
             except SourceError as error:
                 problems.append(error)
         raise SourceError(problems[-1].kind, "; ".join(map(str, problems)))
 
-    # -- over HTTP -------------------------------------------------------------------------------------------
-
-    async def _download(self, address: str, size: int | None, sha256: str | None, say: Progress) -> Path:
-        """Get a file whole and right, in several attempts, each going on where the one before stopped."""
-        name = hashlib.sha256(address.encode()).hexdigest()[:16]
-        part = self._folder / f".{name}.part"
-        whole = self._folder / f".{name}.whole"
-        if not whole.exists():
-            pause = self._pause_s
-            for attempt in range(RETRIES):
-                try:
-                    await self._attempt(address, part, size, say)
-                    break
-                except SourceError as error:
-                    if error.kind not in ("network", "truncated") or attempt == RETRIES - 1:
-                        raise
-                    say(0.0, f"{error}; trying again in {pause:.0f} s")
-                await anyio.sleep(pause * (1 + random.random() / 4))
-                pause *= 2
-            if sha256 is not None and (found := await _off_loop(_sha256, part)) != sha256:
-                part.unlink(missing_ok=True)
-                raise SourceError(
-                    "checksum", f"{address} has the wrong SHA-256 checksum: expected {sha256}, got {found}"
-                )
-            part.replace(whole)
-        return whole
-
-    async def _attempt(self, address: str, part: Path, size: int | None, say: Progress) -> None:
-        here = part.stat().st_size if part.exists() else 0
-        if size is not None and here > size:
-            part.unlink()
-            here = 0
-        if here and here == size:
-            return
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={here}-"} if here else {})
-        name = address.rsplit("/", 1)[-1]
-        try:
-            async with (
-                httpx.AsyncClient(follow_redirects=True, timeout=_TIMEOUT) as client,
-                client.stream("GET", address, headers=headers) as answer,
-            ):
-                here = self._accepted(answer, address, here, part)
-                total = size or here + int(answer.headers.get("Content-Length", 0))
-                with part.open("ab" if here else "wb") as file:
-                    async for piece in answer.aiter_raw():
-                        file.write(piece)
-                        here += len(piece)
-                        if size is not None and here > size:
-                            raise SourceError("checksum", f"{address} is larger than the {size} bytes expected")
-                        say(min(0.95, 0.95 * here / total) if total else 0.5, f"downloading {name}")
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.ReadTimeout) as error:
-            raise SourceError("truncated", f"{address} broke off after {here} bytes ({_words(error)})") from error
-        except httpx.HTTPError as error:
-            raise SourceError("network", f"{address} cannot be reached ({_words(error)})") from error
-        except httpx.InvalidURL as error:
-            raise SourceError("unusable", f"{address} is not a valid address ({error})") from error
-        except OSError as error:
-            raise _disk(error, part) from error
-        if size is not None and here < size:
-            raise SourceError("truncated", f"{address} ended after {here} of {size} bytes")
-
-    @staticmethod
-    def _accepted(answer: httpx.Response, address: str, here: int, part: Path) -> int:
-        """Where the body of an answer begins, or SourceError."""
-        code = answer.status_code
-        if code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
-            return here
-        if code == 200:
-            return 0
-        if code in (206, 416):  # not the range that was asked for: what is here is of no use
-            part.unlink(missing_ok=True)
-            raise SourceError("truncated", f"{address} does not go on at byte {here}")
-        if code in _RETRIED_STATUS:
-            raise SourceError("network", f"{address} is not available now (HTTP {code})")
-        raise SourceError("missing", f"{address} is not there (HTTP {code})")
-
-    # -- payloads --------------------------------------------------------------------------------------------
-
-    async def _unpack(self, source: Source, file: Path, origin: str) -> None:
-        """Write the payload under its name, if it is right; ``file`` is removed either way."""
+    async def _keep(self, source: Source, file: Path, origin: str, say: Progress) -> None:
+        """Give the payload its name, if it is right; ``file`` is gone then, and when it is wrong."""
         final = payload_path(source)
         part = final.with_name(f".{final.name}.part")
+        say(0.96, f"checking {source.name}")
         try:
-            size, found = await _off_loop(_decompress, file, part, source.compression, source.payload_bytes)
-            if size != source.payload_bytes or found != source.payload_sha256:
-                raise SourceError(
-                    "checksum",
-                    f"{source.name} from {origin} has the wrong content: expected {source.payload_bytes} bytes with "
-                    f"SHA-256 {source.payload_sha256}, got {size} with {found}",
-                )
-            part.replace(final)
+            record = await off_loop(trusted, source)
+            found = await off_loop(_payload, source, file, part)
+            if (problem := _problem(source, record, found)) is not None:
+                raise SourceError("checksum", f"{source.name} from {origin} {problem}")
+            if source.trust is not None and record is None:
+                record = await off_loop(trust, source, origin, found.bytes, found.checksum)
+                say(0.99, record.sentence)
+            (file if source.compression == "none" else part).replace(final)
+            file.unlink(missing_ok=True)
+        except SourceError:
+            file.unlink(missing_ok=True)
+            raise
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            file.unlink(missing_ok=True)
             raise SourceError(
-                "truncated", f"{source.name} from {origin} cannot be decompressed ({_words(error)})"
+                "truncated", f"{source.name} from {origin} cannot be decompressed ({words(error)})"
             ) from error
         except OSError as error:
-            raise _disk(error, part) from error
+            raise disk_error(error, part) from error
         finally:
             part.unlink(missing_ok=True)
-            file.unlink(missing_ok=True)
 
 
-def _decompress(file: Path, part: Path, compression: str, most: int) -> tuple[int, str]:
-    """Write a payload durably; its size (counted to a little over ``most``) and SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with ExitStack() as stack:
-        source: Any = stack.enter_context(file.open("rb"))
-        if compression == "gzip":
-            source = stack.enter_context(gzip.open(source, "rb"))
-        out = stack.enter_context(part.open("wb"))
-        while size <= most and (piece := source.read(_PIECE)):
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    """Size and checksum, an MD5 if the source is pinned by one, else a SHA-256."""
+
+    bytes: int
+    checksum: str
+
+
+def _payload(source: Source, file: Path, part: Path) -> _Payload:
+    """Say what a payload is, and make it durable: ``file`` itself, or ``part``, written from a compressed one."""
+    algorithm = "md5" if source.payload_md5 else "sha256"
+    if source.compression == "none":
+        with file.open("rb") as kept:
+            os.fsync(kept.fileno())
+        return _Payload(file.stat().st_size, checksum(file, algorithm))
+    digest, size = hashlib.new(algorithm, usedforsecurity=False), 0
+    with gzip.open(file, "rb") as packed, part.open("wb") as out:
+        while (source.size is None or size <= source.size) and (piece := packed.read(_PIECE)):
             out.write(piece)
             digest.update(piece)
             size += len(piece)
         out.flush()
         os.fsync(out.fileno())
-    return size, digest.hexdigest()
+    return _Payload(size, digest.hexdigest())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _disk(error: OSError, path: Path) -> SourceError:
-    free = ""
-    with suppress(OSError):
-        free = f"; {shutil.disk_usage(path.parent).free >> 20} MiB are free"
-    return SourceError("disk", f"{path.parent} cannot be written to ({error.strerror or error}){free}")
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-async def _off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=_LIMITER)
+def _problem(source: Source, record: Trusted | None, found: _Payload) -> str | None:
+    """What is wrong with a payload: the rest of a sentence."""
+    size = record.bytes if record else source.size
+    expected = record.sha256 if record else source.payload_md5 or source.sha256
+    if (size is None or found.bytes == size) and (expected is None or found.checksum == expected):
+        return None
+    kind = "MD5" if source.payload_md5 else "SHA-256"
+    numbers = (
+        f"expected {'' if size is None else f'{size} bytes with '}{kind} {expected}, "
+        f"got {found.bytes} with {found.checksum}"
+        if expected
+        else f"expected {size} bytes, got {found.bytes}"
+    )
+    if record is None:
+        return f"has the wrong content: {numbers}"
+    return (
+        f"is not what was trusted on its first use on {record.first_used}: {numbers}; "
+        f"if you know that the new content is right, remove {record_path(source)} and try again"
+    )

@@ -20,6 +20,8 @@ Count = Annotated[int, Field(ge=0)]
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Entrypoint = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*:[a-z_][a-z0-9_]*$")]
 Environment = Literal["light", "torch"]
+Kind = Literal["predictions", "player", "weights"]
+Protocol = Literal["matches/1", "policy/1", "next_logits/1", "branching/1"]
 DEFAULT_IMAGES = {"light": "mlgym-light", "torch": "mlgym-torch"}
 
 
@@ -91,24 +93,27 @@ class Submission(Model):
 
     Attributes:
         kind: ``predictions`` (a strict CSV), ``player`` (code behind the player protocol) or ``weights``.
-        protocol: for players: the role and its version, such as ``matches/1``.
+        protocol: for players: what is asked of the program: ``matches/1`` (a move in a game), ``policy/1`` (actions
+            for observations), ``next_logits/1`` (scores of the next token), ``branching/1`` (a literal to decide).
         include: globs below the workspace.
         max_bytes: of everything copied out.
         max_files: of everything copied out.
-        path: the predictions file.
-        columns: its header.
+        path: the file of predictions or weights.
+        format: ``csv``, or ``jsonl`` for texts: one ``{"id": ..., "text": ...}`` a line.
+        columns: the header of the predictions, or the keys of their lines.
         entry: the player's program.
         autosubmit: whether the last state of the workspace is graded if the agent never submits.
         how: how to submit in one or two sentences; made up from the rest if empty.
     """
 
-    kind: Literal["predictions", "player", "weights"]
+    kind: Kind
     include: Annotated[tuple[str, ...], Field(min_length=1)]
     max_bytes: Annotated[int, Field(gt=0)]
     max_files: Annotated[int, Field(gt=0)] = 1
     path: str | None = None
+    format: Literal["csv", "jsonl"] = "csv"
     columns: tuple[str, ...] = ()
-    protocol: str | None = None
+    protocol: Protocol | None = None
     entry: str | None = None
     autosubmit: bool = True
     how: str = ""
@@ -123,13 +128,17 @@ class Submission(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Submission:
-        if self.kind == "predictions":
-            if self.path is None:
-                raise KeyedError("path", "is missing, expected the name of the predictions file")
-            if len(self.columns) != 2:
-                raise KeyedError("columns", 'expected two column names, such as ["id", "label"]')
-        if self.kind == "player" and (self.entry is None or not self.entry.endswith(".py")):
-            raise KeyedError("entry", f"expected the name of a .py file to run, got {self.entry!r}")
+        if self.kind in ("predictions", "weights") and self.path is None:
+            raise KeyedError("path", f"is missing, expected the name of the {self.kind} file")
+        if self.kind == "predictions" and len(self.columns) != 2:
+            raise KeyedError("columns", 'expected two column names, such as ["id", "label"]')
+        if self.format == "jsonl" and self.columns != ("id", "text"):
+            raise KeyedError("columns", f'expected ["id", "text"] for JSON lines, got {list(self.columns)}')
+        if self.kind == "player":
+            if self.entry is None or not self.entry.endswith(".py"):
+                raise KeyedError("entry", f"expected the name of a .py file to run, got {self.entry!r}")
+            if self.protocol is None:
+                raise KeyedError("protocol", "is missing, expected what the program is asked, such as 'matches/1'")
         wanted = self.path or self.entry
         if wanted and not any(glob_covers(pattern, wanted) for pattern in self.include):
             raise KeyedError("include", f"expected globs that cover {wanted!r}")
@@ -177,6 +186,7 @@ class Data(Model):
     Attributes:
         kind: ``real`` (from the sources of ``data.lock.toml``), ``generated`` (from the secret world), ``none``.
         generator: the function that builds them.
+        environment: whose Python runs the generator: ``data`` has pyarrow on top of ``light``.
         world: ``secret``: splits, permutations and coefficients come from a secret of this installation.
         sources: names in ``data.lock.toml``; all of them must be had.
         timeout_s: longest time of the generator.
@@ -184,6 +194,7 @@ class Data(Model):
 
     kind: Literal["generated", "real", "none"]
     generator: Entrypoint = "generator:build"
+    environment: Literal["light", "data"] = "light"
     world: Literal["secret"] = "secret"
     sources: tuple[str, ...] = ()
     timeout_s: Positive = 600.0

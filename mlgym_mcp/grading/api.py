@@ -22,7 +22,14 @@ from typing import Any, Literal, Protocol, overload
 
 from mlgym_mcp.grading.errors import GraderError, InvalidSubmission
 from mlgym_mcp.grading.players import Ending, Player
-from mlgym_mcp.grading.strict import is_plain_name, read_classes, read_numbers, read_texts, require_file
+from mlgym_mcp.grading.strict import (
+    is_plain_name,
+    read_classes,
+    read_numbers,
+    read_texts,
+    read_weights,
+    require_file,
+)
 
 __all__ = ["Ending", "GradeContext", "GraderError", "InvalidSubmission", "Player", "Score", "Split"]
 
@@ -195,13 +202,22 @@ class GradeContext:
         """
         return read_texts(self.submission, path, ids=ids, max_chars=max_chars, max_words=max_words)
 
+    def weights(self, path: str, *, shape: Sequence[int], low: float = -1e6, high: float = 1e6) -> list[Any]:
+        """Read a JSON file of numbers of the submission: nested lists of exactly ``shape``, each in ``[low, high]``.
+
+        Raises:
+            InvalidSubmission: as :meth:`predictions`.
+        """
+        return read_weights(self.submission, path, shape=shape, low=low, high=high)
+
     def player(self, entry: str = "strategy.py", role: str = "matches", **hello: Any) -> Player:
         """Run a program of the submission in a fresh, locked-down sandbox; a context manager.
 
         Args:
             entry: the Python file in the submission.
             role: ``matches`` (``move(history)``), ``policy`` (``make_policy(folder, index)``; hello needs
-                ``obs``, ``act`` and ``n``) or ``call`` (any function, JSON in and out).
+                ``obs``, ``act`` and ``n``), ``arrays`` (methods of what ``make``, a function of hello, returns for
+                the folder), ``branching`` (``choose(state)``) or ``call`` (any function, JSON in and out).
             hello: facts of the role, told to the player at once.
 
         Raises:

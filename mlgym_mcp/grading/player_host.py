@@ -10,7 +10,6 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
@@ -20,6 +19,7 @@ from anyio.abc import TaskGroup
 
 from mlgym_mcp.grading.errors import GraderError
 from mlgym_sandbox.errors import SandboxError
+from mlgym_sandbox.inside import player_command
 from mlgym_sandbox.sockets import ConnectedSocket
 from mlgym_sandbox.spec import Limits, SandboxSpec
 
@@ -276,12 +276,6 @@ class PlayerHost:
             await player.connection.send_eof()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
             pass
-
-
-def player_command() -> list[str]:
-    """The command that runs ``inside/player.py`` in a sandbox: its source travels in it, so no file to guard."""
-    source = resources.files("mlgym_sandbox.inside").joinpath("player.py").read_text(encoding="utf-8")
-    return ["python3", "-I", "-B", "-c", source]
 
 
 def referee_package() -> Path:

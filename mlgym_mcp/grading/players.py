@@ -23,7 +23,7 @@ from mlgym_mcp.grading.errors import InvalidSubmission
 from mlgym_mcp.grading.wire import MAX_HEADER, PREFIX, WireError, decode_header, encode, header_length
 
 PROTOCOL: Final = 1
-ROLES: Final = ("matches", "policy", "call")
+ROLES: Final = ("arrays", "branching", "call", "matches", "policy")
 BATCH: Final = 1000
 """Matches per request of :meth:`Player.moves`, so that an honest reply fits a header."""
 MAX_REPLY: Final = 1024 * 1024 * 1024
@@ -124,7 +124,7 @@ class Player:
         """Ask one question and wait for its answer.
 
         Args:
-            op: what is asked; see ``inside/player.py`` for the roles' operations.
+            op: what is asked; see ``inside/player/`` for the roles' operations.
             args: JSON arguments, of any size.
             payload: raw bytes for the player.
             reply_bytes: how many raw bytes a good reply must carry: exactly so many are read.
@@ -323,6 +323,37 @@ class Player:
                 f"it returned values from {min(values)} to {max(values)}",
             )
         return reply
+
+    # -- role "arrays" ---------------------------------------------------------------------------------------
+
+    def arrays(
+        self,
+        function: str,
+        inputs: Sequence[tuple[str, Sequence[int], bytes]],
+        out: tuple[str, Sequence[int]],
+        *,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Call a method with arrays; its answer as raw bytes of exactly the dtype and shape of ``out``.
+
+        Args:
+            function: the method of what the hello's ``make`` returned.
+            inputs: dtype (such as ``u1``, ``f4``), shape, and C-ordered little-endian bytes of each argument.
+            out: dtype and shape of the answer.
+            timeout_s: longest wait in seconds; default: the task's limit per call.
+
+        Returns:
+            C-ordered little-endian bytes. Their values are the agent's word: check that they are finite.
+        """
+        code, shape = out
+        size = math.prod(shape) * (2 if code == "f2" else _itemsize(_FORMATS[code]))
+        args = {
+            "function": function,
+            "inputs": [[dtype, list(size)] for dtype, size, _ in inputs],
+            "out": [code, list(shape)],
+        }
+        payload = b"".join(data for _, _, data in inputs)
+        return self.call("arrays", args, payload, reply_bytes=size, timeout_s=timeout_s)[1]
 
     # -- role "call" -----------------------------------------------------------------------------------------
 

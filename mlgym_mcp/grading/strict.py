@@ -138,6 +138,53 @@ class _OutOfRangeError(Exception):
     """The cell is a number, but not one that is allowed."""
 
 
+def read_weights(folder: Path, name: str, *, shape: Sequence[int], low: float, high: float) -> list[Any]:
+    """Nested lists of numbers from a JSON file: of exactly this shape, finite, in ``[low, high]``.
+
+    Raises:
+        InvalidSubmission: ``missing``, ``forbidden``, ``too_large``, ``format`` or ``range``.
+    """
+    data = read_bytes(folder, name, max_bytes=math.prod(shape) * _LINE_BYTES + 1024)
+    try:
+        found = json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_int=float)
+    except (ValueError, RecursionError) as error:
+        raise InvalidSubmission(
+            "format", f"{name} is not JSON ({_first_line(error)}), expected {_shape_words(shape)}"
+        ) from None
+    numbers: list[Any] = _numbers(name, found, tuple(shape), low, high, "")
+    return numbers
+
+
+def _numbers(name: str, found: object, shape: tuple[int, ...], low: float, high: float, where: str) -> Any:
+    """``found`` if it is a list of that shape, or a number where the shape is empty."""
+    if not shape:
+        if type(found) is not float:
+            raise InvalidSubmission("format", f"{name}: found {_short(found)} at {where}, expected a number")
+        if not (math.isfinite(found) and low <= found <= high):
+            raise InvalidSubmission(
+                "range", f"{name}: found {found:g} at {where}, expected a number from {low:g} to {high:g}"
+            )
+        return found
+    if not isinstance(found, list) or len(found) != shape[0]:
+        size = f"a list of {len(found)}" if isinstance(found, list) else _short(found)
+        place = f" at {where}" if where else ""
+        raise InvalidSubmission("format", f"{name}: found {size}{place}, expected {_shape_words(shape)}")
+    return [_numbers(name, item, shape[1:], low, high, f"{where}[{i}]") for i, item in enumerate(found)]
+
+
+def _shape_words(shape: Sequence[int]) -> str:
+    return "a list of " + " lists of ".join(str(size) for size in shape) + " numbers"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:80]
+
+
 def _read_pairs(
     folder: Path,
     name: str,

@@ -65,7 +65,11 @@ def sandbox_spec(session: Session, prepared: Prepared) -> SandboxSpec:
             storage_mb=preset.storage_mb,
         ),
         mounts=(Mount(prepared.public, DATA),),
-        env={"MLGYM_SEED": str(session.config.seed), "MLGYM_TASK": session.task.id},
+        env={
+            "MLGYM_SEED": str(session.config.seed),
+            "MLGYM_TASK": session.task.id,
+            "MLGYM_PRESET": session.config.preset,
+        },
         labels={"mlgym": "1", "mlgym.session": session.id, "mlgym.task": session.task.id},
         ttl_s=_TTL_S,
     )

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from mlgym_mcp.catalog import SourceError, Task, prepare, sources, state
+from mlgym_mcp.catalog import fetching
 from mlgym_mcp.catalog.lock import Source
 from tests.catalog.conftest import TASK
 
@@ -138,7 +139,7 @@ async def test_a_broken_off_download_goes_on_where_it_stopped(mirror: Mirror) ->
 async def test_a_download_that_was_given_up_goes_on_next_time(mirror: Mirror) -> None:
     packed = gzip.compress(os.urandom(400_000))
     mirror.files["/data.gz"] = packed
-    mirror.break_after = [50_000] * sources.RETRIES
+    mirror.break_after = [50_000] * fetching.RETRIES
     wanted = source(url(mirror, bytes=len(packed)), payload=gzip.decompress(packed))
     with pytest.raises(SourceError, match="broke off after 200000 bytes") as caught:
         await fetch(wanted)
@@ -226,7 +227,7 @@ async def test_a_full_disk_is_told_and_ends_the_attempts(mirror: Mirror, monkeyp
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sources.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SourceError, match=r"No space left on device\); \d+ MiB are free") as caught:
         await fetch(source(url(mirror), url(mirror)))
     assert caught.value.kind == "disk"

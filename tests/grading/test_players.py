@@ -282,7 +282,8 @@ def grade(ctx):
 """
     seen = (await bench.grade(grader, {"look.py": look, "lib/x.py": ""})).private
     assert seen["files"] == ["lib", "look.py"]
-    assert seen["modules"] == []
+    own = ("mlgym_sandbox", "mlgym_sandbox.inside")
+    assert [name for name in seen["modules"] if not name.startswith("mlgym_sandbox.inside.player")] == [*own]
     for word in ("SECRET", str(tmp_path / "private"), (b"w" * 32).hex()):
         assert word not in seen["env"] + seen["args"]
 
@@ -495,3 +496,44 @@ def make_policy(folder, index):
     result = await bench.grade(POLICY, {"policy.py": program})
     assert result.reason_code == code
     assert said in result.reason
+
+
+ARRAYS_MODEL = """
+import numpy as np
+class Model:
+    def __init__(self, folder):
+        self.folder = folder
+    def scores(self, tokens, scale):
+        return {answer}
+def load(folder):
+    return Model(folder)
+"""
+ARRAYS_GRADER = """
+import struct
+def grade(ctx):
+    with ctx.player("model.py", "arrays", make="load") as player:
+        inputs = [("u1", (2, 3), bytes([1, 2, 3, 4, 5, 6])), ("f4", (1,), struct.pack("<f", 0.5))]
+        raw = player.arrays("scores", inputs, out=("f4", (2, 2)))
+    return Score({"score": 0.5}, private={"values": struct.unpack("<4f", raw)})
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("np.stack([tokens.sum(1) * scale[0], tokens[:, 0]], 1)", None),
+        ("tokens", "format"),
+        ("np.zeros((2, 2), complex)", "format"),
+        ("[['a', 'b'], ['c', 'd']]", "format"),
+        ("None", "format"),
+        ("open('/nonexistent')", "crash"),
+    ],
+)
+async def test_arrays_go_out_and_one_of_the_promised_shape_comes_back(
+    bench: Any, sandboxes: Any, numpy_python: str, answer: str, code: str | None
+) -> None:
+    sandboxes.python = numpy_python
+    result = await bench.grade(ARRAYS_GRADER, {"model.py": ARRAYS_MODEL.replace("{answer}", answer)})
+    assert result.reason_code == code, result
+    if code is None:
+        assert result.private["values"] == [3.0, 1.0, 7.5, 4.0]

@@ -25,6 +25,11 @@ def runner_command(python: str = "python3") -> tuple[str, ...]:
     return (python, "-I", "-S", "-B", "-c", runner_source())
 
 
+def player_command(python: str = "python3") -> tuple[str, ...]:
+    """Return the command that runs a submission's program for a referee; its folder is the working directory."""
+    return (python, "-I", "-B", "-c", bundle.source(bundle.PLAYER))
+
+
 def compiled_runner(first: str | None = None) -> Path:
     """Return the runner as a file of bytecode of the server's Python: ``python -I -S -B FILE``, ready much sooner.
 
