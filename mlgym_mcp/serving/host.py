@@ -186,7 +186,7 @@ class Host:
 
 
 def _options(greeting: Mapping[str, Any]) -> dict[str, Any]:
-    allowed = ("preset", "seed", "budget", "sandbox", "unsafe", "key", "metadata")
+    allowed = ("preset", "seed", "budget", "sandbox", "unsafe", "key", "metadata", "engine")
     return {name: greeting[name] for name in allowed if greeting.get(name) is not None}
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from mlgym_sandbox.home import home
 
+ENGINE_VARIABLES = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+"""Which engine is meant by ``docker``: said by whoever asks for a session, not by whoever started the host."""
 _START_S = 30.0
 _CHUNK = 1 << 16
 
@@ -110,8 +112,9 @@ def relay(greeting: dict[str, Any]) -> int:
     task = greeting.get("task")
     if greeting.get("key") is None:
         greeting["key"] = f"parent:{parent_identity()}:{task}:{greeting.get('preset')}"
+    engine = {name: os.environ[name] for name in ENGINE_VARIABLES if os.environ.get(name)}
     connection = connect_to_host()
-    connection.sendall(json.dumps({**greeting, "version": __version__}).encode() + b"\n")
+    connection.sendall(json.dumps({**greeting, "engine": engine, "version": __version__}).encode() + b"\n")
     answer, rest = _line(connection)
     if not answer.get("ok"):
         print(f"mlgym-mcp: {answer.get('error', 'the host closed the connection')}", file=sys.stderr)  # noqa: T201

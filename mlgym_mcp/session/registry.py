@@ -63,11 +63,15 @@ def process_started(pid: int) -> int | None:
         return None
 
 
-async def choose_backend() -> str:
-    """Return which backend to use when nobody chose: docker if it is wholly ready, else bubblewrap."""
+async def choose_backend(engine: Mapping[str, str] | None = None) -> str:
+    """Return which backend to use when nobody chose: docker if it is wholly ready, else bubblewrap.
+
+    Args:
+        engine: where ``DOCKER_HOST`` is read; default: the process's environment.
+    """
     try:
         with anyio.fail_after(5):
-            checks = await get_backend("docker").probe()
+            checks = await get_backend("docker", environ=engine).probe()
         return "docker" if checks and all(check.ok for check in checks if check.name != "gpu") else "bubblewrap"
     except (SandboxError, TimeoutError, OSError):
         return "bubblewrap"
@@ -98,11 +102,11 @@ class SessionRegistry:
         self.wait_s = wait_s
         self.root = root or home("episodes")
         self._markers = home("run", "sessions")
-        self._backends: dict[str, Backend] = {}
+        self._backends: dict[tuple[str, str], Backend] = {}
         self._sessions: dict[str, Session] = {}
         self._by_key: dict[str, str] = {}
         self._keyed = anyio.Lock()
-        self._auto: str | None = None
+        self._auto: dict[str, str] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @asynccontextmanager
@@ -119,22 +123,31 @@ class SessionRegistry:
                     await self.end_all("the server was stopped")
                 self._tasks = None
 
-    async def backend(self, name: str | None = None, *, unsafe: bool = False) -> Backend:
+    async def backend(
+        self, name: str | None = None, *, unsafe: bool = False, engine: Mapping[str, str] | None = None
+    ) -> Backend:
         """Return a backend by name; ``auto`` takes docker where an engine with our image answers, else bubblewrap.
+
+        Args:
+            name: which; default: the registry's.
+            unsafe: allows ``process``.
+            engine: where ``DOCKER_HOST`` is read; default: the process's environment.
 
         Raises:
             BackendUnavailableError: it cannot be used here, or is unsafe and was not allowed.
             ValueError: no such backend.
         """
         chosen = name or self.default_sandbox
+        where = "" if engine is None else json.dumps(engine, sort_keys=True)
         if chosen == "auto":
-            if self._auto is None:
-                self._auto = await choose_backend()
-            chosen = self._auto
+            if where not in self._auto:
+                self._auto[where] = await choose_backend(engine)
+            chosen = self._auto[where]
         unsafe = unsafe or self.unsafe
-        if chosen not in self._backends or (chosen == "process" and not unsafe):
-            self._backends[chosen] = get_backend(chosen, unsafe=unsafe)
-        return self._backends[chosen]
+        key = (chosen, where if chosen == "docker" else "")
+        if key not in self._backends or (chosen == "process" and not unsafe):
+            self._backends[key] = get_backend(chosen, unsafe=unsafe, environ=engine)
+        return self._backends[key]
 
     async def create(
         self,
@@ -147,10 +160,12 @@ class SessionRegistry:
         unsafe: bool = False,
         metadata: Mapping[str, Any] | None = None,
         key: str | None = None,
+        engine: Mapping[str, str] | None = None,
     ) -> Session:
         """Make a session; returns at once, while data and sandbox are being prepared behind it.
 
-        With a ``key``, the session made before with the same key is returned instead.
+        With a ``key``, the session made before with the same key is returned instead. ``engine`` is where
+        ``DOCKER_HOST`` is read; default: the process's environment.
 
         Raises:
             TaskError: no such task or preset.
@@ -158,11 +173,11 @@ class SessionRegistry:
             MisuseError: a budget that makes no sense.
         """
         if key is None:
-            return await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {})
+            return await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, engine)
         async with self._keyed:  # of two requests with one key that come at once, the second finds the first's
             if (known := self._sessions.get(self._by_key.get(key, ""))) is not None:
                 return known
-            session = await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {})
+            session = await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, engine)
             self._by_key[key] = session.id
             return session
 
@@ -175,11 +190,12 @@ class SessionRegistry:
         sandbox: str | None,
         unsafe: bool,
         metadata: Mapping[str, Any],
+        engine: Mapping[str, str] | None,
     ) -> Session:
         assert self._tasks is not None, "use the registry inside its run()"
         task = self.catalog.get(task_id)
         limits = budget_of(task, preset, budget)
-        backend = await self.backend(sandbox, unsafe=unsafe)
+        backend = await self.backend(sandbox, unsafe=unsafe, engine=engine)
         session_id = secrets.token_hex(16)
         config = SessionConfig(task, preset, seed, limits, self.wait_s, dict(metadata))
         episode = Episode.create(self.root, task_id, session_id)
@@ -196,7 +212,7 @@ class SessionRegistry:
             host={"pid": os.getpid(), "node": platform.node(), "python": platform.python_version()},
             metadata=config.metadata,
         )
-        self._mark(session)
+        self._mark(session, engine)
         self._sessions[session_id] = session
         logger.info("session %s began: %s/%s in %s", episode.id, task_id, preset, backend.name)
         await self._tasks.start(self._live, session)
@@ -245,11 +261,12 @@ class SessionRegistry:
 
     # ------------------------------------------------------------------ crash
 
-    def _mark(self, session: Session) -> None:
+    def _mark(self, session: Session, engine: Mapping[str, str] | None) -> None:
         """Leave a note on disk that this session lives and whose it is, for the server after a crash."""
         marker = {
             "episode": str(session.episode.folder),
             "backend": session.backend.name,
+            "engine": engine,
             "session": session.id,
             "pid": os.getpid(),
             "started": process_started(os.getpid()),
@@ -292,7 +309,7 @@ class SessionRegistry:
     async def _remove_leftovers(self, marker: Mapping[str, Any]) -> None:
         try:
             with anyio.fail_after(30):
-                backend = get_backend(str(marker["backend"]), unsafe=True)
+                backend = get_backend(str(marker["backend"]), unsafe=True, environ=marker.get("engine"))
                 for found in await backend.find({"mlgym.session": str(marker["session"])}):
                     await backend.remove(found.name)
         except (SandboxError, OSError, TimeoutError, ValueError):

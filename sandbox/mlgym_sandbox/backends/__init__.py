@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from mlgym_sandbox.backends.base import Backend, Found
@@ -12,12 +13,13 @@ BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 __all__ = ["BACKENDS", "Backend", "BackendName", "Found", "get_backend"]
 
 
-def get_backend(name: str, *, unsafe: bool = False) -> Backend:
+def get_backend(name: str, *, unsafe: bool = False, environ: Mapping[str, str] | None = None) -> Backend:
     """Return a backend by name; making one is cheap and starts nothing.
 
     Args:
         name: ``docker``, ``bubblewrap`` or ``process``.
         unsafe: allows ``process``, which isolates nothing.
+        environ: where ``docker`` finds ``DOCKER_HOST``; default: the process's environment.
 
     Raises:
         ValueError: no backend of that name.
@@ -26,7 +28,7 @@ def get_backend(name: str, *, unsafe: bool = False) -> Backend:
     if name == "docker":
         from mlgym_sandbox.backends.docker import DockerBackend
 
-        return DockerBackend()
+        return DockerBackend(environ=environ)
     if name == "bubblewrap":
         from mlgym_sandbox.backends.bubblewrap import BubblewrapBackend
 

@@ -53,12 +53,13 @@ class DockerBackend(Backend):
     Args:
         host: the engine's address; by default the one that ``DOCKER_HOST`` or the docker command's current
             context names.
+        environ: where ``DOCKER_HOST`` and its TLS variables are read; default: the process's environment.
     """
 
     name = "docker"
 
-    def __init__(self, host: str | None = None) -> None:
-        self.engine = Engine(host)
+    def __init__(self, host: str | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self.engine = Engine(host, environ)
         self.volumes = Volumes(self.engine)
         self._starting: anyio.CapacityLimiter | None = None
         self._streams: weakref.WeakValueDictionary[str, AttachStream] = weakref.WeakValueDictionary()

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -53,10 +53,12 @@ class Engine:
     Args:
         host: address; by default ``DOCKER_HOST`` with its TLS variables, else the docker command's current
             context, else the usual socket.
+        environ: where those variables are read; default: the process's environment.
     """
 
-    def __init__(self, host: str | None = None) -> None:
+    def __init__(self, host: str | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._settings: dict[str, Any] | None = {"base_url": host} if host else None
+        self._environ = environ
         self._client: docker.APIClient | None = None
         self._close: Callable[[], object] | None = None
         self._info: EngineInfo | None = None
@@ -67,7 +69,7 @@ class Engine:
     def settings(self) -> dict[str, Any]:
         """The SDK's ``base_url`` and ``tls``."""
         if self._settings is None:
-            self._settings = _settings_here()
+            self._settings = _settings(os.environ if self._environ is None else self._environ)
         return self._settings
 
     @property
@@ -185,9 +187,9 @@ class Engine:
         return docker.APIClient(**options, version=version)
 
 
-def _settings_here() -> dict[str, Any]:
-    if os.environ.get("DOCKER_HOST"):
-        return {"base_url": os.environ["DOCKER_HOST"], **kwargs_from_env()}
+def _settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    if environ.get("DOCKER_HOST"):
+        return {"base_url": environ["DOCKER_HOST"], **kwargs_from_env(environment=dict(environ))}
     try:
         context = ContextAPI.get_current_context()
     except Exception:  # noqa: BLE001  # a broken ~/.docker must not stop an engine at the usual place
