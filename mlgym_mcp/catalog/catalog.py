@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from mlgym_mcp.catalog.errors import TaskError
 from mlgym_mcp.catalog.lock import Lock
-from mlgym_mcp.catalog.spec import Preset, TaskSpec
+from mlgym_mcp.catalog.spec import Measured, Preset, TaskSpec
 from mlgym_mcp.catalog.wording import load
 
 TASK_FILE: Final = "task.toml"
@@ -85,20 +85,24 @@ class Task:
         program = "baseline.py" if kind == "baseline" else "solve.py"
         return Solution(files, f"python {program}" if program in files else None)
 
-    def instruction(self, preset: str) -> str:
+    def instruction(self, preset: str, baseline: Measured | None = None) -> str:
         """Return the instruction, its ``{placeholders}`` filled in for a preset.
+
+        Args:
+            preset: which preset.
+            baseline: what the baseline reaches; default: as ``task.toml`` records it.
 
         Raises:
             TaskError: no such preset, or a placeholder that nothing is known about.
         """
         chosen = self.preset(preset)
         metric = self.spec.primary_metric
-        baseline = chosen.baseline.value(metric.name)
+        reached = (baseline or chosen.baseline).value(metric.name)
         known: dict[str, str] = {
             "preset": preset,
             "title": self.spec.task.title,
             "metric": f"{metric.name} ({'higher' if metric.direction == 'max' else 'lower'} is better)",
-            "baseline": "not measured" if baseline is None else f"{baseline:.{max(2, metric.digits_validate)}f}",
+            "baseline": "not measured" if reached is None else f"{reached:.{max(2, metric.digits_validate)}f}",
             "budget": budget_text(chosen, self.spec.validate_.max_calls),
             "cpus": f"{chosen.cpus:g}",
             "memory_mb": str(chosen.memory_mb),
@@ -193,6 +197,19 @@ class Task:
         return problems
 
 
+def shipped_tasks() -> Path:
+    """Return the folder of the tasks that came with this program: the checkout's, or the package's.
+
+    Raises:
+        TaskError: there is none.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package.parent / "tasks", package / "_tasks"):
+        if any(folder.glob(f"*/{TASK_FILE}")):
+            return folder
+    raise TaskError(f"no tasks were found in {package / '_tasks'}: install the package again, or set MLGYM_TASKS")
+
+
 def budget_text(preset: Preset, validations: int) -> str:
     """Return a preset's budget in words."""
     parts = [f"{preset.steps} tool calls", f"{preset.session_s / 60:g} minutes of wall time"]
@@ -225,11 +242,7 @@ class Catalog:
         """
         if chosen := os.environ.get("MLGYM_TASKS"):
             return cls([Path(part).expanduser() for part in chosen.split(os.pathsep) if part])
-        package = Path(__file__).resolve().parent.parent
-        for folder in (package.parent / "tasks", package / "_tasks"):
-            if any(folder.glob(f"*/{TASK_FILE}")):
-                return cls([folder])
-        raise TaskError(f"no tasks were found in {package / '_tasks'}: install the package again, or set MLGYM_TASKS")
+        return cls([shipped_tasks()])
 
     def ids(self) -> tuple[str, ...]:
         """Return the names of all tasks, whether or not they can be read."""

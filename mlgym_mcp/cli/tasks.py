@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -12,13 +12,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mlgym_mcp.catalog import Catalog, Prepared, Task, find_prepared, prepare, state
+from mlgym_mcp.catalog.making import KINDS, TaskKind, make_task
+from mlgym_mcp.catalog.measured import baseline, find_measured
 from mlgym_mcp.cli.output import JsonOption, console, errors, number, plain_errors, print_json
-from mlgym_mcp.session.proof import Finding, prove
+from mlgym_mcp.cli.proofs import check
+from mlgym_mcp.session.registry import SessionRegistry
+from mlgym_mcp.session.solutions import measure_baseline
 
-app = typer.Typer(help="List, show, prepare and check tasks.", no_args_is_help=True)
+app = typer.Typer(help="List, show, prepare, measure, check and make tasks.", no_args_is_help=True)
+app.command(epilog="Examples: 'mlgym-mcp tasks check house_price'; 'mlgym-mcp tasks check --all --jobs 2'")(check)
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's id.")]
 PresetOption = Annotated[str, typer.Option(help="Its size: mini or full.")]
+SandboxOption = Annotated[str, typer.Option(help="auto, docker or bubblewrap.")]
 
 
 @app.command(name="list", epilog="Example: mlgym-mcp tasks list --json")
@@ -40,7 +46,7 @@ def list_(as_json: JsonOption = False) -> None:
                 table.add_row(
                     f"{task.id}/{name}",
                     f"{metric.name} {arrow}",
-                    number(preset.baseline.value(metric.name)),
+                    number(baseline(task, name).value(metric.name)),
                     number(preset.solution.value(metric.name)),
                     task.spec.submission.kind,
                     states[task.id, name],
@@ -56,7 +62,8 @@ def show(task: TaskArgument, preset: PresetOption = "mini", as_json: JsonOption 
     with plain_errors():
         found = Catalog.default().get(task)
         chosen = found.preset(preset)
-        instruction = found.instruction(preset)
+        reached = baseline(found, preset)
+        instruction = found.instruction(preset, reached)
     if as_json:
         print_json({**found.summary(), "instruction": instruction, "spec": found.spec.model_dump(mode="json")})
         return
@@ -64,7 +71,7 @@ def show(task: TaskArgument, preset: PresetOption = "mini", as_json: JsonOption 
     console.print(f"[bold]{found.spec.task.title}[/bold] ({found.id} {found.spec.task.version}, preset {preset})")
     console.print(escape(instruction), highlight=False)
     console.print(f"metric      {metric.name}, {'higher' if metric.direction == 'max' else 'lower'} is better")
-    console.print(f"baseline    {number(chosen.baseline.value(metric.name))} (sd {number(chosen.baseline.sd)})")
+    console.print(f"baseline    {number(reached.value(metric.name))} (sd {number(reached.sd)}; {reached.measured})")
     console.print(f"reference   {number(chosen.solution.value(metric.name))}")
     if chosen.reference is not None:
         paper = chosen.reference
@@ -80,16 +87,69 @@ def show(task: TaskArgument, preset: PresetOption = "mini", as_json: JsonOption 
     console.print(f"submission  {escape(found.how_to_submit())}", highlight=False)
 
 
-@app.command(name="prepare", epilog="Example: mlgym-mcp tasks prepare fashion_mnist --preset full")
-def prepare_(task: TaskArgument, preset: PresetOption = "mini") -> None:
+@app.command(
+    name="prepare",
+    epilog="Examples: 'mlgym-mcp tasks prepare fashion_mnist --preset full'; 'mlgym-mcp tasks prepare mnli --measure'",
+)
+def prepare_(
+    task: TaskArgument,
+    preset: PresetOption = "mini",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Play the baseline afterwards, so that its score is of this world.")
+    ] = False,
+    sandbox: SandboxOption = "auto",
+) -> None:
     """Fetch, check and lay out a task's data. Does nothing if that was done before."""
     with plain_errors():
         found = Catalog.default().get(task)
         if find_prepared(found, preset) is not None:
             console.print(f"The data of {task}/{preset} is ready.")
-            return
-        made = anyio.run(_prepared, found, preset)
-    console.print(f"Prepared {task}/{preset}: {', '.join(made.public_files())} (digest {made.digest[:12]}).")
+        else:
+            made = anyio.run(_prepared, found, preset)
+            console.print(f"Prepared {task}/{preset}: {', '.join(made.public_files())} (digest {made.digest[:12]}).")
+        if measure and find_measured(found, preset) is None:
+            _measure(task, preset, sandbox)
+
+
+@app.command(epilog="Example: mlgym-mcp tasks measure house_price")
+def measure(task: TaskArgument, preset: PresetOption = "mini", sandbox: SandboxOption = "auto") -> None:
+    """Play the baseline in this installation's secret world; from then on it is what agents here have to beat."""
+    with plain_errors():
+        _measure(task, preset, sandbox)
+
+
+def _measure(task: str, preset: str, sandbox: str) -> None:
+    catalog = Catalog.default()
+    found = catalog.get(task)
+    metric = found.spec.primary_metric.name
+    recorded = found.preset(preset).baseline.value(metric)
+
+    async def play() -> None:
+        registry = SessionRegistry(catalog, sandbox=sandbox)
+        async with registry.run():
+            with console.status(f"{task}/{preset}: playing the baseline"):
+                here = await measure_baseline(registry, found, preset)
+        console.print(
+            f"Baseline of {task}/{preset} in this world: {metric} {here.metrics[metric]:.4f} "
+            f"± {here.se.get(metric, 0.0):.4f} in {here.seconds:.0f} CPU s (recorded: {number(recorded)}).",
+            highlight=False,
+        )
+
+    anyio.run(play)
+
+
+@app.command(epilog="Examples: 'mlgym-mcp tasks new my_task --kind predictions'; then 'mlgym-mcp tasks check my_task'")
+def new(
+    task: Annotated[str, typer.Argument(help="The new task's id: lower case, digits and underscores.")],
+    kind: Annotated[TaskKind, typer.Option(help=f"What is submitted: {', '.join(KINDS)}.")] = "predictions",
+    folder: Annotated[Path, typer.Option(help="Where the task's folder is made.")] = Path(),
+) -> None:
+    """Make a task that works, to start from: data from a secret world, a baseline, a reference, a grader."""
+    with plain_errors():
+        made = make_task(task, kind, folder)
+    console.print(f"Made {made}: {', '.join(sorted(p.name for p in made.iterdir()))}", highlight=False)
+    console.print(f"Prove it:  MLGYM_TASKS={made.parent.resolve()} mlgym-mcp tasks check {task}", highlight=False)
+    console.print("Then read docs/authoring.md, change it, and prove it again.")
 
 
 async def _prepared(task: Task, preset: str) -> Prepared:
@@ -106,43 +166,3 @@ async def _prepared(task: Task, preset: str) -> Prepared:
             progress.update(bar, completed=fraction, description=escape(text[:60]))
 
         return await prepare(task, preset, progress=say)
-
-
-@app.command(epilog="Examples: 'mlgym-mcp tasks check house_price'; 'mlgym-mcp tasks check --all --sandbox docker'")
-def check(
-    task: Annotated[str | None, typer.Argument(help="The task's id.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Check all tasks.")] = False,
-    preset: PresetOption = "mini",
-    sandbox: Annotated[str, typer.Option(help="auto, docker, bubblewrap or process.")] = "auto",
-    unsafe: Annotated[bool, typer.Option("--unsafe", help="Allow --sandbox process.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Prove a task: baseline, reference, perfect and hostile submissions, and what the sandbox can see."""
-    with plain_errors():
-        catalog = Catalog.default()
-        if every == (task is not None):
-            raise ValueError("name one task, or pass --all")
-        wanted = (
-            [task] if task is not None else [name for name in catalog.ids() if preset in catalog.get(name).spec.presets]
-        )
-        results = {name: anyio.run(_proof, catalog, name, preset, sandbox, unsafe, as_json) for name in wanted}
-    if as_json:
-        print_json({name: [dataclasses.asdict(finding) for finding in found] for name, found in results.items()})
-    failed = [f"{name}: {finding.what}" for name, found in results.items() for finding in found if not finding.ok]
-    if failed:
-        errors.print(f"[red]{len(failed)} not proved:[/red] {'; '.join(failed)}", highlight=False)
-        raise typer.Exit(1)
-
-
-async def _proof(catalog: Catalog, name: str, preset: str, sandbox: str, unsafe: bool, quiet: bool) -> list[Finding]:
-    table = Table("", "what", "found", title=f"{name}/{preset}", title_justify="left")
-    findings = []
-    with console.status(f"{name}: preparing") as status:
-        async for finding in prove(catalog, name, preset, sandbox=sandbox, unsafe=unsafe):
-            findings.append(finding)
-            status.update(f"{name}: {finding.what}")
-            mark = "[green]ok[/green]" if finding.ok else "[red]FAILED[/red]"
-            table.add_row(mark, finding.what, escape(finding.detail))
-    if not quiet:
-        console.print(table)
-    return findings

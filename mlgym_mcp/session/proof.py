@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,14 +21,14 @@ import anyio
 
 from mlgym_mcp.catalog import Catalog, Prepared, Task
 from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
-from mlgym_mcp.catalog.gold import gold as gold_submission
-from mlgym_mcp.session.errors import InfrastructureError, RefusedError
+from mlgym_mcp.catalog.own_submissions import own_submission
+from mlgym_mcp.session.errors import InfrastructureError
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.scoring import Score
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.session.setup import pack
+from mlgym_mcp.session.solutions import Played, SolutionKind, keep_played, play_solution, scored, trial_session
 
-_READY_S = 1800.0
 _WINDOW = 48
 """Bytes of a hidden file that must not occur in a visible one."""
 _HEADER = 128
@@ -65,12 +66,31 @@ class Finding:
     what: str
     ok: bool
     detail: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 async def prove(
-    catalog: Catalog, task_id: str, preset: str, *, sandbox: str = "auto", unsafe: bool = False
+    catalog: Catalog,
+    task_id: str,
+    preset: str,
+    *,
+    sandbox: str = "auto",
+    unsafe: bool = False,
+    reference: bool = True,
+    at_once: int = 3,
 ) -> AsyncIterator[Finding]:
     """Yield the findings on a task, one by one: solutions, perfect and hostile submissions, visibility.
+
+    The baseline that was played is kept as this world's.
+
+    Args:
+        catalog: where the task is.
+        task_id: which task.
+        preset: its size.
+        sandbox: which backend.
+        unsafe: allow ``process``.
+        reference: play the reference solution, too, which may take long.
+        at_once: in how many sessions hostile submissions are tried.
 
     Raises:
         TaskError: no such task or preset.
@@ -81,18 +101,19 @@ async def prove(
     task.preset(preset)
     registry = SessionRegistry(catalog, sandbox=sandbox, unsafe=unsafe)
     async with registry.run():
-        maker = _Proof(registry, task, preset)
-        async for finding in maker.findings():
+        async for finding in _Proof(registry, task, preset, reference=reference, at_once=at_once).findings():
             yield finding
 
 
 class _Proof:
     """The sessions that one proof needs."""
 
-    def __init__(self, registry: SessionRegistry, task: Task, preset: str) -> None:
+    def __init__(self, registry: SessionRegistry, task: Task, preset: str, *, reference: bool, at_once: int) -> None:
         self._registry = registry
         self._task = task
         self._preset = preset
+        self._with_reference = reference
+        self._at_once = at_once
         self._chosen = task.preset(preset)
         self._metric = task.spec.primary_metric
         self._sign = 1.0 if self._metric.direction == "max" else -1.0
@@ -100,89 +121,98 @@ class _Proof:
     async def findings(self) -> AsyncIterator[Finding]:
         baseline = await self._solution("baseline")
         yield self._as_recorded("baseline", baseline, self._chosen.baseline.sd)
-        reference = await self._solution("reference")
-        yield self._as_recorded("reference", reference, self._chosen.solution.sd)
-        yield self._better(baseline, reference)
+        if baseline.score.valid:
+            keep_played(self._task, self._preset, baseline)
+        if self._with_reference:
+            reference = await self._solution("reference")
+            yield self._as_recorded("reference", reference, self._chosen.solution.sd)
+            yield self._better(baseline, reference)
         async with self._session() as session:
-            python = session.grader_python or Path(sys.executable)
-            gold = await gold_submission(session.task, session.prepared, python)
-            if gold is not None:
-                yield await self._gold(session, gold)
+            good = await self._own(session, "gold")
+            if good is not None:
+                yield await self._gold(session, good)
+        if self._task.spec.submission.kind != "predictions":
+            async with self._session() as session:
+                good = await self._own(session, "plain")
+        if good is None:
+            yield Finding("its grader makes a submission", ok=False, detail="gold() or plain() returned None")
+            return
         async with self._session() as session:
             yield await self._visibility(session)
-            for attempt in adversarial(self._task.spec, gold):
-                yield await self._refused(session, attempt)
+        async for finding in self._hostile(adversarial(self._task.spec, good)):
+            yield finding
 
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[Session]:
-        """A session without a budget of calls, ready to work."""
-        budget = {"validations": 1_000_000, "wall_s": 86_400.0, "calls": 1_000_000}
-        session = await self._registry.create(
-            self._task.id, preset=self._preset, budget=budget, metadata={"purpose": "tasks check"}
-        )
-        try:
-            with anyio.fail_after(_READY_S):
-                while not session.ready and session.over is None:
-                    await anyio.sleep(0.05)
-            if session.over is not None:
-                raise InfrastructureError(session.over_text())
-            yield session
-        finally:
-            await session.end("abandoned", "the proof is done with it")
-            with anyio.CancelScope(shield=True):
-                await session.wait_ended()
+    async def _hostile(self, attempts: list[Adversarial]) -> AsyncIterator[Finding]:
+        """Try all attempts, in several sessions at once: much of their time is waiting for a time limit."""
+        waiting = deque(attempts)
+        send, receive = anyio.create_memory_object_stream[Finding](len(attempts))
 
-    async def _solution(self, kind: str) -> tuple[Score, float, float]:
-        """Play a solution as an agent would; returns its test score, wall seconds and CPU seconds."""
-        solution = self._task.solution("baseline" if kind == "baseline" else "reference")
-        async with self._session() as session:
-            sandbox = await session.sandbox()
-            await sandbox.untar(pack({name: path.read_bytes() for name, path in solution.files.items()}))
-            begin = anyio.current_time()
-            if solution.command is not None:
-                status, _ = await sandbox.run(solution.command, wait_s=5, timeout_s=self._chosen.run_s)
-                while status.state == "running":
-                    status = await sandbox.wait(status.id, 30)
-                if status.exit_code != 0:
-                    tail = (await sandbox.output(status.id, -500, 500)).data.decode("utf-8", "replace")
-                    raise InfrastructureError(f"the {kind} ended with exit code {status.exit_code}: {tail}")
-            seconds = anyio.current_time() - begin
-            cpu = (await sandbox.usage()).cpu_s
-            return await _scored(session, "submit"), seconds, cpu
+        async def work() -> None:
+            async with self._session() as session:
+                while waiting:
+                    await send.send(await self._refused(session, waiting.popleft()))
 
-    def _as_recorded(self, kind: str, played: tuple[Score, float, float], sd: float | None) -> Finding:
-        score, seconds, cpu = played
+        with receive:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(self._at_once):
+                    tasks.start_soon(work)
+                for _ in attempts:
+                    yield await receive.receive()
+        send.close()
+
+    async def _own(self, session: Session, function: Literal["gold", "plain"]) -> dict[str, bytes] | None:
+        python = session.grader_python or Path(sys.executable)
+        return await own_submission(function, session.task, session.prepared, python)
+
+    def _session(self) -> AbstractAsyncContextManager[Session]:
+        return trial_session(self._registry, self._task, self._preset, "tasks check")
+
+    async def _solution(self, kind: SolutionKind) -> Played:
+        return await play_solution(self._registry, self._task, self._preset, kind)
+
+    def _as_recorded(self, kind: SolutionKind, played: Played, sd: float | None) -> Finding:
+        score = played.score
         recorded = (self._chosen.baseline if kind == "baseline" else self._chosen.solution).value(self._metric.name)
         what = f"{kind} scores as recorded"
         if not score.valid:
             return Finding(what, ok=False, detail=f"{score.code}: {score.reason}")
         value, error = score.metrics[self._metric.name], score.se.get(self._metric.name, 0.0)
+        numbers = {
+            "value": value,
+            "se": error,
+            "seconds": played.seconds,
+            "cpu_s": played.cpu_s,
+            "memory_mb": played.memory_mb,
+            "grading_s": score.seconds,
+        }
         if recorded is None:
-            return Finding(what, ok=False, detail=f"{value:.4f}, but task.toml records nothing")
+            return Finding(what, ok=False, detail=f"{value:.4f}, but task.toml records nothing", numbers=numbers)
         spread = sd or error
         return Finding(
             what,
             ok=abs(value - recorded) <= 3 * spread,
-            detail=f"{value:.4f} ± {error:.4f}; recorded {recorded:.4f}, sd {spread:.4f}; "
-            f"{seconds:.1f} s, {cpu:.1f} CPU s, graded in {score.seconds:.1f} s",
+            detail=f"{value:.4f} ± {error:.4f}; recorded {recorded:.4f}, sd {spread:.4f}; {played.seconds:.1f} s, "
+            f"{played.cpu_s:.1f} CPU s, {played.memory_mb:.0f} MB, graded in {score.seconds:.1f} s",
+            numbers=numbers,
         )
 
-    def _better(self, baseline: tuple[Score, float, float], reference: tuple[Score, float, float]) -> Finding:
+    def _better(self, baseline: Played, reference: Played) -> Finding:
         name = self._metric.name
-        if not (baseline[0].valid and reference[0].valid):
+        if not (baseline.score.valid and reference.score.valid):
             return Finding("reference is clearly better", ok=False, detail="one of them has no score")
-        gain = self._sign * (reference[0].metrics[name] - baseline[0].metrics[name])
-        error = math.hypot(baseline[0].se.get(name, 0.0), reference[0].se.get(name, 0.0))
+        gain = self._sign * (reference.score.metrics[name] - baseline.score.metrics[name])
+        error = math.hypot(baseline.score.se.get(name, 0.0), reference.score.se.get(name, 0.0))
         return Finding(
             "reference is clearly better",
             ok=gain >= 5 * error and gain > 0,
             detail=f"by {gain:.4f}, which is {gain / error:.0f} standard errors" if error else f"by {gain:.4f}",
+            numbers={"gain": gain, "standard_errors": gain / error if error else math.inf},
         )
 
     async def _gold(self, session: Session, gold: Mapping[str, bytes]) -> Finding:
         sandbox = await session.sandbox()
         await sandbox.untar(pack(gold))
-        score = await _scored(session, "submit")
+        score = await scored(session, "submit")
         if not score.valid:
             return Finding("perfect submission is optimal", ok=False, detail=f"{score.code}: {score.reason}")
         value = score.metrics[self._metric.name]
@@ -222,7 +252,7 @@ class _Proof:
                 if status.exit_code == _TOO_LARGE or "File too large" in said or "File size limit" in said:
                     raise _NotAllowedError(said or "it is too large")
                 raise InfrastructureError(f"the attack could not be set up: {said}")
-        return await _scored(session, "validate")
+        return await scored(session, "validate")
 
     async def _visibility(self, session: Session) -> Finding:
         """Look for hidden bytes from inside: as whole files anywhere, and as pieces in what the task shows."""
@@ -272,13 +302,3 @@ def _pieces(hidden: Mapping[str, bytes], public: Path) -> list[str]:
             if any(len(set(w)) > 8 and len(w) == _WINDOW and w in content for w in windows):
                 leaks.append(f"a piece of {name} is in {path.name}")
     return leaks
-
-
-async def _scored(session: Session, kind: Literal["validate", "submit"]) -> Score:
-    """Validate or submit, waiting as long as the grading takes."""
-    while True:
-        try:
-            return await session.scoring.score(kind)
-        except RefusedError as exc:
-            if session.over is not None:
-                raise InfrastructureError(str(exc)) from exc

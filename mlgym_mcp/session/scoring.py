@@ -239,7 +239,7 @@ class Scoring:
             primary=metric.name,
             higher_is_better=metric.direction == "max",
             digits=metric.digits_validate,
-            baseline=session.preset.baseline.value(metric.name),
+            baseline=session.baseline.value(metric.name),
         )
         try:
             snapshot = await self._snapshot(sandbox)

@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from mlgym_mcp.catalog import Prepared, Task, TaskError
+from mlgym_mcp.catalog.measured import baseline
 from mlgym_mcp.session.budget import Budget, Meter
 from mlgym_mcp.session.calls import Calls
 from mlgym_mcp.session.episode import Episode
@@ -76,6 +77,7 @@ class Session:
         self.token = token
         self.config = config
         self.task = config.task
+        self.baseline = baseline(config.task, config.preset)
         self.backend = backend
         self.episode = episode
         self.meter = Meter(config.budget)

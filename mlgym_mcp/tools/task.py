@@ -23,7 +23,7 @@ async def get_task(call: Call) -> Reply:
         id=session.task.id,
         title=session.task.spec.task.title,
         preset=session.config.preset,
-        instruction=session.task.instruction(session.config.preset),
+        instruction=session.task.instruction(session.config.preset, session.baseline),
         metric=metric_view(session),
         budget=budget_view(session),
         files=sorted(session.task.starter()),

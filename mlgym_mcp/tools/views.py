@@ -33,7 +33,7 @@ def metric_view(session: Session) -> MetricView:
         name=metric.name,
         direction=metric.direction,
         unit=metric.unit,
-        baseline=session.preset.baseline.value(metric.name),
+        baseline=session.baseline.value(metric.name),
         optimal=metric.optimal,
     )
 

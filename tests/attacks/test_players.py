@@ -17,7 +17,8 @@ from tests.attacks.conftest import Arena, Server, expected
 from tests.serving.conftest import text_of
 
 pytestmark = pytest.mark.anyio
-CASES = {case.name: case for case in adversarial(TaskSpec.model_validate(tomllib.loads(toy_player.TASK)))}
+PLAIN = {"strategy.py": toy_player.ONES.encode()}
+CASES = {case.name: case for case in adversarial(TaskSpec.model_validate(tomllib.loads(toy_player.TASK)), PLAIN)}
 
 ON_DOCKER = [
     pytest.mark.docker,

@@ -18,7 +18,7 @@ import pytest
 
 from mlgym_mcp.catalog import Catalog, Prepared, Task, prepare
 from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
-from mlgym_mcp.catalog.gold import gold
+from mlgym_mcp.catalog.own_submissions import gold, own_submission
 from mlgym_mcp.catalog.sources import payload_path
 from mlgym_mcp.grading.errors import InvalidSubmission
 from mlgym_mcp.grading.grader_process import GradeResult, GradeSpec, PlayerLimits, grade
@@ -265,7 +265,9 @@ async def test_players_are_scored_honestly_or_refused(light_python: Path, tmp_pa
     task = copy_task("prisoners_dilemma", tmp_path / "tasks", SHORT)
     made = await prepare(task, "mini", python=light_python)
     assert await gold(task, made, light_python) is None
-    cases = [case for case in adversarial(task.spec) if "player" in case.name and not DANGEROUS.search(case.name)]
+    plain = await own_submission("plain", task, made, light_python)
+    assert plain is not None
+    cases = [c for c in adversarial(task.spec, plain) if "player" in c.name and not DANGEROUS.search(c.name)]
     assert len(cases) > 12
     honest: dict[bytes, float] = {}
     for number, case in enumerate(cases):
@@ -284,7 +286,7 @@ async def test_players_are_scored_honestly_or_refused(light_python: Path, tmp_pa
 
 
 async def test_all_hostile_players_are_named_once_and_say_what_is_expected(real_tasks: Catalog) -> None:
-    cases = adversarial(real_tasks.get("prisoners_dilemma").spec)
+    cases = adversarial(real_tasks.get("prisoners_dilemma").spec, {"strategy.py": b"def move(history): return 1\n"})
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
     for case in cases:

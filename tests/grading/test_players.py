@@ -160,8 +160,8 @@ async def test_a_forged_answer_is_only_a_move(bench: Any) -> None:
         + """
 def move(history):
     return 0
-import __main__
-__main__.whole = lambda value: 1
+from mlgym_sandbox.inside.player import matches
+matches.whole = lambda value: 1
 """
     )
     result = await bench.grade(MATCHES, {"strategy.py": forge})
