@@ -10,97 +10,33 @@ import os
 import shutil
 import socket
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mlgym_mcp.catalog import SourceError, Task, prepare, sources, state
-from mlgym_mcp.catalog import fetching
+from mlgym_mcp.catalog import SourceError, Task, fetching, prepare, sources, state
 from mlgym_mcp.catalog.lock import Source
 from tests.catalog.conftest import TASK
+from tests.catalog.mirror import Mirror, running_mirror, sha256
 
 pytestmark = pytest.mark.anyio
 PAYLOAD = bytes(range(256)) * 4096
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@dataclass
-class Mirror:
-    """A server on the loopback that can be told to misbehave."""
-
-    address: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    break_after: list[int] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
-    ranges: bool = True
-
-
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
-    made = Mirror()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            made.requests.append((self.path, wanted))
-            if made.statuses:
-                self.send_error(made.statuses.pop(0))
-                return
-            data = made.files.get(self.path)
-            if data is None:
-                self.send_error(404)
-                return
-            begin = 0
-            if wanted and made.ranges:
-                begin = int(wanted.removeprefix("bytes=").rstrip("-"))
-                if begin >= len(data):
-                    self.send_error(416)
-                    return
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(len(data) - begin))
-            self.end_headers()
-            body = data[begin:]
-            if made.break_after:
-                body = body[: made.break_after.pop(0)]
-                self.close_connection = True
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_mirror() as made:
+        yield made
 
 
-def source(*origins: dict[str, Any], payload: bytes = PAYLOAD, compression: str = "gzip") -> Source:
+def source(*origins: dict[str, Any], payload: bytes = PAYLOAD, compression: str = "gzip", **pins: Any) -> Source:
+    pins = pins or {"payload_bytes": len(payload), "payload_sha256": sha256(payload)}
     return Source.model_validate(
-        {
-            "name": "data",
-            "compression": compression,
-            "payload_bytes": len(payload),
-            "payload_sha256": sha256(payload),
-            "licence": "CC0",
-            "origins": origins,
-        }
+        {"name": "data", "compression": compression, "licence": "CC0", "origins": origins, **pins}
     )
 
 
@@ -234,10 +170,95 @@ async def test_a_full_disk_is_told_and_ends_the_attempts(mirror: Mirror, monkeyp
     assert len(mirror.requests) == 1
 
 
-async def test_a_hub_file_is_addressed_by_repository_and_revision(mirror: Mirror) -> None:
-    mirror.files[f"/datasets/some/thing/resolve/{REVISION}/a/b.gz"] = gzip.compress(PAYLOAD)
-    origin = {"kind": "hf", "repo": "some/thing", "revision": REVISION, "path": "a/b.gz"}
-    assert await fetch(source(origin), environ={"HF_ENDPOINT": mirror.address + "/"}) == PAYLOAD
+HUB = {"kind": "hf", "repo": "some/thing", "revision": REVISION, "path": "a/b.parquet"}
+
+
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+async def test_a_hub_file_is_addressed_by_repository_and_revision(mirror: Mirror, kind: str) -> None:
+    mirror.hub("some/thing", REVISION, "a/b.parquet", PAYLOAD, kind="datasets/" if kind == "dataset" else "")
+    wanted = source(HUB | {"repo_type": kind, "sha256": sha256(PAYLOAD)}, compression="none")
+    assert await fetch(wanted, environ={"HF_ENDPOINT": mirror.address + "/"}) == PAYLOAD
+    assert len(mirror.requests) == 2, "the hub, and the store that it redirects to"
+
+
+async def test_a_broken_off_hub_file_goes_on_behind_the_redirection(mirror: Mirror) -> None:
+    mirror.hub("some/thing", REVISION, "a/b.parquet", PAYLOAD)
+    mirror.break_after = [300_000]
+    mirror.statuses = [500, 500]
+    wanted = source(HUB, compression="none")
+    assert await fetch(wanted, environ={"HF_ENDPOINT": mirror.address}) == PAYLOAD
+    assert mirror.sent.total() == len(PAYLOAD)
+    assert mirror.requests[-1][1] == "bytes=300000-"
+
+
+async def test_a_hub_file_with_the_wrong_bytes_is_told_and_nothing_kept(mirror: Mirror, mlgym_home: Path) -> None:
+    mirror.hub("some/thing", REVISION, "a/b.parquet", PAYLOAD[:-1] + b"!")
+    wanted = source(HUB | {"bytes": len(PAYLOAD), "sha256": sha256(PAYLOAD)}, compression="none")
+    with pytest.raises(SourceError, match=f"wrong content: expected {len(PAYLOAD)} bytes with SHA-256") as caught:
+        await fetch(wanted, environ={"HF_ENDPOINT": mirror.address})
+    assert caught.value.kind == "checksum"
+    assert [path.name for path in (mlgym_home / "downloads").iterdir()] == [".lock"]
+
+
+async def test_a_file_that_is_its_own_payload_is_moved_and_not_copied(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set of many gigabytes is on the disk once at any time, and is read once to be checked."""
+    mirror.files["/data"] = PAYLOAD
+    wanted = source(url(mirror, "/data", sha256=sha256(PAYLOAD)), compression="none")
+    read: list[tuple[Path, int]] = []
+    checksum = sources.checksum
+
+    def noted(path: Path, algorithm: str) -> str:
+        read.append((path, path.stat().st_ino))
+        return checksum(path, algorithm)
+
+    monkeypatch.setattr(sources, "checksum", noted)
+    monkeypatch.setattr(fetching, "checksum", noted)
+    assert await fetch(wanted) == PAYLOAD
+    assert [inode for _, inode in read] == [sources.payload_path(wanted).stat().st_ino]
+
+
+async def test_an_md5_pins_where_nothing_better_was_published(mirror: Mirror, mlgym_home: Path) -> None:
+    mirror.files["/images.zip"] = PAYLOAD
+    md5 = hashlib.md5(PAYLOAD).hexdigest()
+    wanted = source(url(mirror, "/images.zip"), compression="none", payload_bytes=len(PAYLOAD), payload_md5=md5)
+    assert wanted.pin == f"md5:{md5}"
+    mirror.files["/images.zip"] = PAYLOAD[:-1] + b"!"
+    with pytest.raises(SourceError, match=f"bytes with MD5 {md5}, got {len(PAYLOAD)} with") as caught:
+        await fetch(wanted)
+    assert caught.value.kind == "checksum"
+    assert [path.name for path in (mlgym_home / "downloads").iterdir()] == [".lock"]
+    mirror.files["/images.zip"] = PAYLOAD
+    assert await fetch(wanted) == PAYLOAD
+
+
+async def test_a_web_page_in_the_place_of_a_file_is_told(mirror: Mirror) -> None:
+    mirror.files["/data.gz"] = b"<html>please log in</html>"
+    mirror.content_type = "text/html; charset=utf-8"
+    with pytest.raises(SourceError, match="is a web page, not a file of data") as caught:
+        await fetch(source(url(mirror)))
+    assert caught.value.kind == "missing"
+
+
+async def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.files["/data"] = PAYLOAD
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1000))
+    with pytest.raises(SourceError, match=r"needs 1 MiB more, but .* has 0 MiB free") as caught:
+        await fetch(source(url(mirror, "/data"), compression="none"))
+    assert caught.value.kind == "disk"
+
+
+async def test_a_long_download_may_break_off_often_as_long_as_it_gets_on(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "STRETCH", 50_000)
+    mirror.files["/data"] = PAYLOAD
+    mirror.break_after = [100_000] * 10
+    assert await fetch(source(url(mirror, "/data"), compression="none")) == PAYLOAD
+    assert mirror.sent.total() == len(PAYLOAD)
 
 
 def package(files: dict[str, bytes], *, data: str = "data.tar.xz") -> bytes:

@@ -103,25 +103,68 @@ def test_the_default_catalog_is_the_environments_or_the_checkouts(
         Catalog.default()
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "house_price", "prisoners_dilemma"])
+SHIPPED = sorted(path.parent.name for path in (ROOT / "tasks").glob("*/task.toml"))
+THIRTEEN = {
+    "battle_of_sexes",
+    "blotto",
+    "breakout",
+    "cifar10",
+    "fashion_mnist",
+    "house_price",
+    "image_captioning",
+    "language_modeling",
+    "metamaze",
+    "mnli",
+    "mountain_car",
+    "prisoners_dilemma",
+    "three_sat",
+}
+
+
+def test_the_thirteen_and_the_extra_are_shipped() -> None:
+    assert set(SHIPPED) == THIRTEEN | {"model_soup"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_task_is_whole(real_tasks: Catalog, name: str) -> None:
     task = real_tasks.get(name)
-    primary = task.spec.primary_metric.name
-    start = {"solve.py": "baseline.py"}
-    for preset_name, preset in task.spec.presets.items():
-        text = task.instruction(preset_name)
+    primary = task.spec.primary_metric
+    assert {"mini", "full"} <= set(task.spec.presets)
+    assert task.spec.task.licence
+    assert task.spec.task.provenance
+    assert primary.worst is not None
+    assert primary.optimal is not None
+    assert task.how_to_submit()
+    assert task.summary()["metric"] == primary.name
+    assert task.solution("baseline").files == task.starter(), "an agent starts with the baseline"
+    assert task.solution("reference").files != task.starter()
+    for preset in task.spec.presets:
+        text = task.instruction(preset)
         assert "{params" not in text
         assert "/workspace" in text
-        assert f"{preset.baseline.value(primary):.3f}" in text
-        assert preset.baseline.sd is not None
-        assert preset.baseline.se is not None
-        gap = abs((preset.solution.value(primary) or 0) - (preset.baseline.value(primary) or 0))
-        noise = max(preset.baseline.se, preset.solution.se or 0, preset.baseline.sd)
-        assert gap > 5 * noise or preset_name == "full", "the reference must be clearly better"
-    assert task.how_to_submit()
-    assert task.summary()["metric"] == primary
-    for file, path in task.solution("baseline").files.items():
-        assert task.starter()[start.get(file, file)].read_bytes() == path.read_bytes(), "an agent starts with it"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_mini_task_was_measured_and_better_work_scores_better(real_tasks: Catalog, name: str) -> None:
+    task = real_tasks.get(name)
+    metric, preset = task.spec.primary_metric, task.preset("mini")
+    base, solution = preset.baseline, preset.solution
+    assert None not in (base.value(metric.name), base.sd, base.se, base.seconds)
+    assert None not in (solution.value(metric.name), solution.se, solution.seconds)
+    assert base.measured
+    assert solution.measured
+    shown = f"{base.value(metric.name):.{max(2, metric.digits_validate)}f}"
+    assert shown in task.instruction("mini")
+    gain = (solution.value(metric.name) or 0) - (base.value(metric.name) or 0)
+    noise = max(base.se or 0, solution.se or 0, base.sd or 0)
+    assert (gain if metric.direction == "max" else -gain) > 5 * noise
+    assert preset.gpus == 0
+    assert preset.data.kind != "real" or name == "fashion_mnist", "mini needs no download but Debian's package"
+
+
+def test_the_mini_baselines_take_less_than_five_cpu_minutes_together(real_tasks: Catalog) -> None:
+    seconds = {name: real_tasks.get(name).preset("mini").baseline.seconds or 0.0 for name in SHIPPED}
+    assert sum(seconds.values()) < 300, seconds
 
 
 @pytest.mark.parametrize(

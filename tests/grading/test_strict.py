@@ -260,3 +260,65 @@ def test_text_lines_that_are_not_exactly_as_asked_are_refused(
     write: Callable[[str], Path], line: str, code: str
 ) -> None:
     assert refused(lambda: texts(write(line))).code == code
+
+
+# -- weights ---------------------------------------------------------------------------------------------------
+
+
+def weights(folder: Path, shape: tuple[int, ...] = (2, 3)) -> list[object]:
+    return strict.read_weights(folder, "s.csv", shape=shape, low=-10.0, high=10.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "value"),
+    [
+        ("[1, -2.5, 1e1]", (3,), [1.0, -2.5, 10.0]),
+        (" [[0,1,2],\n [3,4,5]] ", (2, 3), [[0, 1, 2], [3, 4, 5]]),
+        ("[-0.0]", (1,), [-0.0]),
+    ],
+)
+def test_weights_of_the_shape_are_read(write: Callable, text: str, shape: tuple[int, ...], value: object) -> None:
+    assert weights(write(text), shape) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("", "format", "not JSON"),
+        ("[1, 2", "format", "not JSON"),
+        ("[NaN, 1, 2]", "format", "NaN is not JSON"),
+        ("[[0,1,2]]", "format", "a list of 1, expected a list of 2 lists of 3 numbers"),
+        ("[[0,1,2],[3,4]]", "format", "a list of 2 at [1]"),
+        ("[[0,1,2],[3,4,true]]", "format", "found True at [1][2]"),
+        ("[[0,1,2],[3,4,null]]", "format", "found None at [1][2]"),
+        ('[[0,1,2],[3,4,"5"]]', "format", "found '5' at [1][2]"),
+        ("[[0,1,2],[3,4,[5]]]", "format", "at [1][2]"),
+        ('{"0": [0,1,2], "1": [3,4,5]}', "format", "expected a list"),
+        ("[[0,1,2],[3,4,11]]", "range", "found 11 at [1][2], expected a number from -10 to 10"),
+        ("[[0,1,2],[3,4,1e999]]", "range", "found inf at [1][2]"),
+        ("[" * 50_000, "too_large", "at most"),
+        ("[" * 1_500, "format", "not JSON"),
+    ],
+)
+def test_other_weights_are_refused_where_they_are_wrong(write: Callable, text: str, code: str, said: str) -> None:
+    error = refused(lambda: weights(write(text)))
+    assert (error.code, said in error.sentence) == (code, True), error.sentence
+
+
+nested = st.recursive(
+    st.one_of(st.floats(), st.integers(), st.booleans(), st.none(), st.text(max_size=3)),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@quick
+@given(nested)
+def test_weights_are_read_exactly_or_refused(write: Callable, value: object) -> None:
+    folder = write(json.dumps(value))
+    try:
+        read = weights(folder)
+    except InvalidSubmission:
+        return
+    assert read == value
+    assert all(type(number) is float and -10 <= number <= 10 for row in read for number in row)

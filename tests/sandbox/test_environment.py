@@ -143,7 +143,7 @@ async def test_a_killed_preparation_is_never_found_and_is_cleared_by_the_next(lo
 
 @pytest.mark.parametrize("name", ["nonesuch", "../light", "", "Light"])
 async def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(PreparationError, match="bare, light, torch"):
+    with pytest.raises(PreparationError, match="bare, data, light, torch"):
         await environment.prepare(name)
 
 
@@ -151,6 +151,12 @@ def test_lock_files_pin_everything_and_no_index() -> None:
     for name in environment.names():
         for line in environment.lock_text(name).splitlines():
             assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9.]*( ; python_full_version [<>=]+ '[0-9.]+')?", line), line
+
+
+def test_the_data_environment_is_the_light_one_and_pyarrow() -> None:
+    light, data = (set(environment.lock_text(name).splitlines()) for name in ("light", "data"))
+    assert {line.split("==")[0] for line in data - light} == {"pyarrow"}
+    assert light <= data
 
 
 def test_the_torch_environment_holds_the_light_one_and_nothing_of_a_gpu() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlgym_mcp.catalog import Catalog
+from mlgym_mcp.catalog.making import KINDS, TaskKind, make_task
+from mlgym_mcp.catalog.measured import baseline, find_measured
 from mlgym_mcp.session.errors import InfrastructureError
 from mlgym_mcp.session.proof import Finding, prove
 from tests.serving.conftest import light, own_home
@@ -39,9 +41,9 @@ async def proved(
     task = TASK.replace(*record)
     make_toy(folder, task=task, grader=grader)
     (folder / "toy" / "generator.py").write_text(generator)
-    for kind in ("baseline", "reference"):
-        (folder / "toy" / kind).mkdir()
-        (folder / "toy" / kind / "solve.py").write_text(SOLVE)
+    (folder / "toy" / "reference").mkdir()
+    for program in ("starter/baseline.py", "reference/solve.py"):
+        (folder / "toy" / program).write_text(SOLVE)
     return [finding async for finding in prove(Catalog([folder]), "toy", "mini", sandbox="bubblewrap")]
 
 
@@ -72,3 +74,19 @@ async def test_a_leak_a_lenient_grader_and_a_wrong_record_are_noticed(tmp_path: 
 async def test_a_task_that_publishes_its_labels_cannot_be_played_at_all(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match=r"published its private file labels\.json as oops\.json"):
         await proved(tmp_path / "leaky", generator=GENERATOR + BLATANT, record=("sd = 0.05", "sd = 0.5"))
+
+
+async def test_the_baseline_that_was_played_counts_in_this_world_from_then_on(tmp_path: Path) -> None:
+    await proved(tmp_path / "sound", record=("sd = 0.05", "sd = 0.5"))
+    task = Catalog([tmp_path / "sound"]).get("toy")
+    measured = find_measured(task, "mini")
+    assert measured is not None
+    assert measured.metrics["accuracy"] == baseline(task, "mini").value("accuracy")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_new_task_is_proved_at_once(tmp_path: Path, kind: TaskKind) -> None:
+    make_task("my_task", kind, tmp_path)
+    findings = [finding async for finding in prove(Catalog([tmp_path]), "my_task", "mini", sandbox="bubblewrap")]
+    assert [(f.what, f.detail) for f in findings if not f.ok] == []
+    assert sum(finding.what.startswith("hostile") for finding in findings) > 30
