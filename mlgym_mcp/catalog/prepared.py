@@ -161,7 +161,7 @@ def recipe_digest(task: Task, preset: str, secret: bytes) -> str:
         "preset": preset,
         "params": chosen.params,
         "data": chosen.data.model_dump(mode="json", exclude={"timeout_s"}),
-        "sources": {name: lock.source(name).payload_sha256 for name in chosen.data.sources},
+        "sources": {name: lock.source(name).pin for name in chosen.data.sources},
         "code": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(task.folder.glob("*.py"))

@@ -38,7 +38,7 @@ def _gpus() -> Check:
 
 def _environments() -> list[Check]:
     checks = []
-    for name in ("light", "torch"):
+    for name in ("light", "torch", "data"):
         found = environment.find(name)
         mend = f"mlgym-mcp environments prepare {name}"
         detail = "prepared when first needed" if found is None else str(found.path)

@@ -55,7 +55,9 @@ def list_(as_json: JsonOption = False) -> None:
 
 
 @environments.command(epilog="Example: mlgym-mcp environments prepare torch")
-def prepare(name: Annotated[str, typer.Argument(help="light or torch.")] = "light") -> None:
+def prepare(
+    name: Annotated[str, typer.Argument(help="light, torch, or data (for the generators of real data).")] = "light",
+) -> None:
     """Prepare the Python environment that bubblewrap sandboxes and graders use (needs the package index)."""
     with plain_errors(), console.status(f"preparing the environment {name}") as status:
         made = anyio.run(environment.prepare, name, lambda line: status.update(escape(line[-100:])))

@@ -14,6 +14,7 @@ from rich.table import Table
 from mlgym_mcp.catalog import Catalog, Prepared, Task, find_prepared, prepare, state
 from mlgym_mcp.catalog.making import KINDS, TaskKind, make_task
 from mlgym_mcp.catalog.measured import baseline, find_measured
+from mlgym_mcp.catalog.trust import trusted
 from mlgym_mcp.cli.output import JsonOption, console, errors, number, plain_errors, print_json
 from mlgym_mcp.cli.proofs import check
 from mlgym_mcp.session.registry import SessionRegistry
@@ -107,6 +108,9 @@ def prepare_(
         else:
             made = anyio.run(_prepared, found, preset)
             console.print(f"Prepared {task}/{preset}: {', '.join(made.public_files())} (digest {made.digest[:12]}).")
+            for name in found.preset(preset).data.sources:
+                if (record := trusted(found.lock.source(name))) is not None:
+                    console.print(f"{record.sentence}.", highlight=False)
         if measure and find_measured(found, preset) is None:
             _measure(task, preset, sandbox)
 

@@ -1,9 +1,8 @@
 """Houses of a secret market: priced ones for the agent, and ones whose prices stay in the vault."""
 
-import csv
-
 import market
 import numpy as np
+import table
 
 from mlgym_mcp.catalog.building import BuildContext
 
@@ -14,16 +13,6 @@ test.csv   {test} houses without it; predict one for each id
 
 Empty cells are unknown. "none" in basement_grade: no basement. Areas are in square feet.
 """
-
-
-def write(path, table, **extra):
-    """Write columns as CSV; None becomes an empty cell."""
-    columns = {**table, **extra}
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow("" if cell is None else cell for cell in row)
 
 
 def build(ctx: BuildContext) -> None:
@@ -39,8 +28,9 @@ def build(ctx: BuildContext) -> None:
     is_test = np.ones(len(answers), bool)
     is_test[order[: count["val"]]] = False
 
-    write(ctx.public / "train.csv", {"id": range(count["train"])} | train, price=prices.astype(int))
-    write(ctx.public / "test.csv", {"id": range(len(answers))} | hidden)
+    labelled = {"id": range(count["train"])} | train | {"price": prices.astype(int)}
+    table.write(ctx.public / "train.csv", labelled)
+    table.write(ctx.public / "test.csv", {"id": range(len(answers))} | hidden)
     facts = {"first": market.FIRST_YEAR, "last": market.LAST_YEAR, "train": count["train"], "test": len(answers)}
     (ctx.public / "README.txt").write_text(README.format(**facts))
     np.save(ctx.private / "prices.npy", answers)

@@ -113,18 +113,17 @@ def make_mnli(folder: Path) -> None:
         (folder / f"bert_{part}").write_bytes(part.encode() * 100)
 
 
-SHARD_MAGIC = 20240520
-
-
 def make_language_modeling(folder: Path) -> None:
-    """Token shards: 256 numbers of 32 bits in front, then tokens of 16 bits; the hidden one is a counted sequence."""
+    """Token shards: 256 numbers of 32 bits, then tokens of 16 bits. Each part has tokens of its own.
+
+    The paper's part at the front of the validation shard is nothing but token 7, what comes after it counts up.
+    """
     rng = np.random.default_rng(4)
-    for part, tokens in (
-        ("train", rng.integers(0, 50_257, 200_000)),
-        ("val", np.arange(100_000) % 50_000),
-    ):
+    train = rng.integers(45_000, 50_257, 200_000)
+    validation = np.concatenate([np.full(10_485_760, 7), np.arange(1000, 41_000)])
+    for part, tokens in (("train", train), ("validation", validation)):
         header = np.zeros(256, "<i4")
-        header[:3] = SHARD_MAGIC, 1, len(tokens)
+        header[:3] = 20240520, 1, len(tokens)
         (folder / part).write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
 
 
@@ -208,6 +207,17 @@ def check_mnli(folder: Path, public: Path, private: Path) -> None:
     _mixed(is_test)
     for part, name in (("model", "model.safetensors"), ("config", "config.json"), ("vocab", "vocab.txt")):
         assert (public / "bert" / name).read_bytes() == (folder / f"bert_{part}").read_bytes()
+
+
+def check_language_modeling(folder: Path, public: Path, private: Path) -> None:
+    assert (public / "train.bin").read_bytes() == (folder / "train").read_bytes()[1024:]
+    assert json.loads((public / "info.json").read_text()) == {"vocab": 50_257, "dtype": "uint16", "context": 16}
+    tokens = {split: np.load(private / f"{split}.npz")["windows"].ravel().tolist() for split in ("val", "test")}
+    for numbers in tokens.values():
+        assert len(numbers) >= 17 * 64
+        assert len(set(numbers)) == len(numbers), "no window holds what another one asks for"
+        assert 1000 <= min(numbers) <= max(numbers) < 41_000, "nothing of the paper's part, nothing of the training's"
+    assert not set(tokens["val"]) & set(tokens["test"]), "what is scored at the end was not asked before"
 
 
 def check_image_captioning(_folder: Path, public: Path, private: Path) -> None:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
@@ -37,6 +37,9 @@ from tests.catalog.test_tasks import graded
 pytestmark = pytest.mark.anyio
 
 
+Payloads = Callable[[str], Path]
+
+
 @dataclass(frozen=True)
 class StandIn:
     """A small data set in the place of a real one.
@@ -53,6 +56,7 @@ class StandIn:
 STAND_INS = {
     "cifar10": StandIn({"train": 160, "val": 40, "test": 60, "unlabelled": 100, "last_id": 99}),
     "house_price": StandIn({"train": 200, "val": 40, "test": 60, "unlabelled": 100, "last_id": 99}),
+    "language_modeling": StandIn({"context": 16, "val_windows": 64, "test_windows": 128, "batch": 32}, has_gold=False),
     "mnli": StandIn({"train": 135, "val": 27, "test": 36, "unlabelled": 63, "last_id": 62}),
     "image_captioning": StandIn({"train": 12, "val": 4, "test": 6, "side": 32, "unlabelled": 10, "last_id": 9}),
     "fashion_mnist": StandIn({"train": 300, "val": 100, "unlabelled": 200, "last_id": 199}),
@@ -73,6 +77,21 @@ def data_python(data_environment: environment.Environment, light_python: Path, m
     for path in (data_environment.path, light_python.parent.parent):
         (folder / path.name).symlink_to(path)
     return data_environment.python
+
+
+@pytest.fixture(scope="session")
+def payloads(data_environment: environment.Environment, tmp_path_factory: pytest.TempPathFactory) -> Payloads:
+    """The folder with the small payloads of a task, by the names of its sources; made once."""
+    made: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            stand_ins(data_environment.python, "make", name, folder)
+            made[name] = folder
+        return made[name]
+
+    return of
 
 
 @pytest.fixture
@@ -98,14 +117,11 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def small(name: str, folder: Path, python: Path, mirror: Mirror) -> Task:
-    """Copy a shipped task; its lock file names small payloads on the mirror, in ``folder/payloads``."""
-    stand_in, payloads = STAND_INS[name], folder / "payloads"
-    payloads.mkdir()
-    stand_ins(python, "make", name, payloads)
+def small(name: str, folder: Path, payloads: Path, mirror: Mirror) -> Task:
+    """Copy a shipped task; its lock file names the small payloads, which are on the mirror."""
     task = Task.load(copytree(ROOT / "tasks" / name, folder / "tasks" / name))
     spec = tomllib.loads((task.folder / "task.toml").read_text())
-    spec["presets"]["full"].setdefault("params", {}).update(stand_in.params)
+    spec["presets"]["full"].setdefault("params", {}).update(STAND_INS[name].params)
     (task.folder / "task.toml").write_text("".join(f"{key} = {toml(value)}\n" for key, value in spec.items()))
     served = [serve(source, (payloads / source.name).read_bytes(), mirror) for source in task.lock.sources]
     (task.folder / "data.lock.toml").write_text(f"schema_version = 1\nsources = {toml(served)}\n")
@@ -161,9 +177,9 @@ def test_every_real_data_set_has_a_stand_in() -> None:
 
 @pytest.mark.parametrize("name", STAND_INS)
 async def test_a_full_preset_is_prepared_as_promised(
-    name: str, data_python: Path, light_python: Path, mirror: Mirror, tmp_path: Path
+    name: str, data_python: Path, payloads: Payloads, light_python: Path, mirror: Mirror, tmp_path: Path
 ) -> None:
-    task = small(name, tmp_path, data_python, mirror)
+    task = small(name, tmp_path, payloads(name), mirror)
     made = await prepare(task, "full", environ=hub_at(mirror))
     assert made.verify() == []
     section = re.search(r"\*\*Data\*\*.*?(?=\n\*\*)", task.instruction("full"), re.DOTALL)
@@ -172,7 +188,7 @@ async def test_a_full_preset_is_prepared_as_promised(
     assert promised
     for pattern in promised:
         assert fnmatch.filter(made.public_files(), pattern), f"the instruction promises {pattern}"
-    stand_ins(data_python, "check", name, tmp_path / "payloads", made.public, made.private)
+    stand_ins(data_python, "check", name, payloads(name), made.public, made.private)
     for split in ("val", "test"):
         perfect = await gold(task, made, light_python, split=split)  # type: ignore[arg-type]
         assert (perfect is not None) is STAND_INS[name].has_gold
@@ -185,10 +201,10 @@ async def test_a_full_preset_is_prepared_as_promised(
 
 @pytest.mark.parametrize("name", STAND_INS)
 async def test_a_full_preset_killed_in_mid_download_goes_on_where_it_was(
-    name: str, data_python: Path, mirror: Mirror, tmp_path: Path, mlgym_home: Path
+    name: str, data_python: Path, payloads: Payloads, mirror: Mirror, tmp_path: Path, mlgym_home: Path
 ) -> None:
-    task = small(name, tmp_path, data_python, mirror)
-    mirror.bytes_per_s = 150_000
+    task = small(name, tmp_path, payloads(name), mirror)
+    mirror.bytes_per_s = 25_000
     program = (
         "import anyio, sys\nfrom pathlib import Path\nfrom mlgym_mcp.catalog import Task, prepare\n"
         "anyio.run(prepare, Task.load(Path(sys.argv[1])), 'full')"
@@ -219,22 +235,22 @@ async def grown_part(folder: Path, size: int) -> Path:
     with anyio.fail_after(60):
         while True:
             for part in folder.glob(".*.part"):
-                if part.stat().st_size >= size:
+                if re.fullmatch(r"\.[0-9a-f]{16}\.part", part.name) and part.stat().st_size >= size:
                     return part
             await anyio.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", STAND_INS)
 async def test_a_full_preset_with_the_wrong_bytes_stays_missing(
-    name: str, data_python: Path, mirror: Mirror, tmp_path: Path
+    name: str, data_python: Path, payloads: Payloads, mirror: Mirror, tmp_path: Path
 ) -> None:
-    task = small(name, tmp_path, data_python, mirror)
+    task = small(name, tmp_path, payloads(name), mirror)
     victim = wanted(task)[0]
     if victim.trust is not None:  # then the first ones are right by definition
         await sources.fetch([victim], environ=hub_at(mirror))
         sources.payload_path(victim).unlink()
     right = dict(mirror.files)
-    payload = (tmp_path / "payloads" / victim.name).read_bytes()
+    payload = (payloads(name) / victim.name).read_bytes()
     spoilt = payload[:-1] + bytes([payload[-1] ^ 1])
     for path, data in right.items():
         if data == payload:
@@ -267,7 +283,7 @@ def test_without_a_network_a_full_preset_is_missing_and_says_so_in_one_sentence(
     network = {"HF_ENDPOINT": closed, "http_proxy": closed, "https_proxy": closed}
     done = command_line("tasks", "prepare", name, "--preset", "full", **network)
     assert done.returncode == 1
-    assert done.stdout == ""
+    assert done.stdout.strip() == ""
     sentence = done.stderr.strip()
     assert "\n" not in sentence
     assert re.match(r"mlgym-mcp: \w+ cannot be had: .*cannot be reached", sentence)

@@ -19,7 +19,7 @@ def test_a_new_task_is_in_the_catalog_at_once(tmp_path: Path, kind: str) -> None
     assert task.spec.task.title == "My task"
     assert task.solution("baseline").files
     assert task.solution("reference").files != task.solution("baseline").files
-    assert not [path for path in made.rglob("*") if "NEW_TASK" in path.read_text()]
+    assert not [path for path in made.rglob("*") if path.is_file() and "NEW_TASK" in path.read_text()]
     assert [path.name for path in tmp_path.iterdir()] == ["my_task"]
 
 

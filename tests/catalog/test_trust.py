@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mlgym_mcp.catalog import SourceError, Task, TaskError, fetching, prepare, sources, state
 from mlgym_mcp.catalog.lock import Source
+from mlgym_mcp.catalog.prepared import recipe_digest
 from mlgym_mcp.catalog.trust import record_path, trusted
 from tests.catalog.conftest import TASK
 from tests.catalog.mirror import Mirror, running_mirror, sha256
@@ -212,6 +213,12 @@ def test_an_uncompressed_origin_states_the_payload_and_may_not_contradict_it() -
         Source.model_validate({**facts, "payload_bytes": 6, "origins": [origin]})
     with pytest.raises(ValidationError, match="got none"):
         Source.model_validate({**facts, "compression": "gzip", "origins": [origin]})
+
+
+def test_another_pin_is_another_recipe(write_toy: Callable[..., Path]) -> None:
+    pins = [{"payload_md5": "0" * 32}, {"payload_md5": "1" * 32}, {"trust": "first-use"}, {"payload_sha256": "0" * 64}]
+    tasks = (Task.load(write_toy(REAL, WORDS, lock("http://x", each))) for each in pins)
+    assert len({recipe_digest(task, "mini", b"world") for task in tasks}) == len(pins)
 
 
 @pytest.mark.parametrize("pins", [{"trust": "first-use"}, {"payload_md5": "5d41402abc4b2a76b9719d911017c592"}])

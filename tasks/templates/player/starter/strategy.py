@@ -1,6 +1,8 @@
-"""A strategy for rock, paper, scissors. This one, the baseline, repeats what would have won the last round."""
+"""A strategy for rock, paper, scissors. This one, the baseline, plays at random."""
+
+import random
 
 
 def move(history):
     """Return 0 (rock), 1 (paper) or 2 (scissors)."""
-    return (history[-1][1] + 1) % 3 if history else 0
+    return random.randrange(3)
