@@ -116,8 +116,8 @@ async def _scored(call: Call, kind: Literal["validate", "submit"]) -> Reply:
         text = f"Validation score: {score.line()}.{left}"
     else:
         text = f"Submitted. Test score: {score.line()}. The episode is over."
-    if kind == "validate" and (log := score.public.get("stderr")):
-        text += f"\nWhat your code wrote to stderr:\n{log}"
+    if kind == "validate" and (logs := score.public.get("player_stderr")):
+        text += "\nWhat your code wrote to stderr:\n" + "\n".join(logs)
     return Reply(text, data=view.model_dump(mode="json"))
 
 

@@ -164,6 +164,7 @@ async def test_submit_pays_the_hidden_test_and_shows_nothing_of_it(arena: Arena)
         await text_of(client, "write_file", path="strategy.py", content=textwrap.dedent(spy))
         validation = await client.call_tool("validate", {})
         assert not validation.is_error, validation.content
+        assert "wrote to stderr:\nHISTORY [" in validation.content[0].text
         assert validation.structured_content["score"] == round(share_of_ones(arena.server, "val"), 3)
         crash = textwrap.dedent(spy).replace("return 1", "return 1 // (5 - len(history))")
         await text_of(client, "write_file", path="strategy.py", content=crash)
