@@ -160,7 +160,7 @@ def recipe_digest(task: Task, preset: str, secret: bytes) -> str:
         "task": task.id,
         "preset": preset,
         "params": chosen.params,
-        "data": chosen.data.model_dump(mode="json", exclude={"timeout_s"}),
+        "data": chosen.data.model_dump(mode="json", exclude={"timeout_s", "about"}),
         "sources": {name: lock.source(name).pin for name in chosen.data.sources},
         "code": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()

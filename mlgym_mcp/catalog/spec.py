@@ -190,9 +190,11 @@ class Data(Model):
         world: ``secret``: splits, permutations and coefficients come from a secret of this installation.
         sources: names in ``data.lock.toml``; all of them must be had.
         timeout_s: longest time of the generator.
+        about: what there is, in a few words, for lists of tasks.
     """
 
     kind: Literal["generated", "real", "none"]
+    about: Annotated[str, Field(max_length=160)] = ""
     generator: Entrypoint = "generator:build"
     environment: Literal["light", "data"] = "light"
     world: Literal["secret"] = "secret"
@@ -267,6 +269,9 @@ class Preset(Model):
         baseline: what ``baseline/`` reaches.
         solution: what ``reference/`` reaches.
         reference: the paper's figures.
+        worst, optimal: in place of the primary metric's.
+        max_bytes: in place of the submission's.
+        player: in place of the grader's.
     """
 
     environment: Environment = "light"
@@ -285,6 +290,10 @@ class Preset(Model):
     baseline: Measured = Measured()
     solution: Measured = Measured()
     reference: Reference | None = None
+    worst: float | None = None
+    optimal: float | None = None
+    max_bytes: Annotated[int, Field(gt=0)] | None = None
+    player: PlayerSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -324,7 +333,32 @@ class TaskSpec(Model):
                     if metric not in names:
                         known = ", ".join(names)
                         raise KeyedError(f"presets.{name}.{part}.{metric}", f"is no metric of the task ({known})")
+            if preset.player is not None and self.grader.player is None:
+                raise KeyedError(f"presets.{name}.player", "expected it only when submission.kind is 'player'")
+            low, high = self.primary_metric.bounds
+            for end in ("worst", "optimal"):
+                value = getattr(preset, end)
+                if value is not None and not low <= value <= high:
+                    wanted = f"expected a value within the metric's bounds [{low:g}, {high:g}], got {value:g}"
+                    raise KeyedError(f"presets.{name}.{end}", wanted)
         return self
+
+    def of(self, preset: str) -> TaskSpec:
+        """Return the spec as it is for a preset, which may have limits of its own.
+
+        Raises:
+            KeyError: no such preset.
+        """
+        own = self.presets[preset]
+        ends = {end: getattr(own, end) for end in ("worst", "optimal") if getattr(own, end) is not None}
+        changed: dict[str, Any] = {
+            "metrics": tuple(m.model_copy(update=ends) if m.primary else m for m in self.metrics)
+        }
+        if own.max_bytes is not None:
+            changed["submission"] = self.submission.model_copy(update={"max_bytes": own.max_bytes})
+        if own.player is not None:
+            changed["grader"] = self.grader.model_copy(update={"player": own.player})
+        return self.model_copy(update=changed)
 
     @property
     def primary_metric(self) -> Metric:

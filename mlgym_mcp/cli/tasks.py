@@ -17,6 +17,7 @@ from mlgym_mcp.catalog.measured import baseline, find_measured
 from mlgym_mcp.catalog.trust import trusted
 from mlgym_mcp.cli.output import JsonOption, console, errors, number, plain_errors, print_json
 from mlgym_mcp.cli.proofs import check
+from mlgym_mcp.cli.task_table import markdown_table
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.solutions import measure_baseline
 
@@ -28,12 +29,20 @@ PresetOption = Annotated[str, typer.Option(help="Its size: mini or full.")]
 SandboxOption = Annotated[str, typer.Option(help="auto, docker or bubblewrap.")]
 
 
-@app.command(name="list", epilog="Example: mlgym-mcp tasks list --json")
-def list_(as_json: JsonOption = False) -> None:
+@app.command(name="list", epilog="Examples: 'mlgym-mcp tasks list'; 'mlgym-mcp tasks list --json'")
+def list_(
+    as_json: JsonOption = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print what is recorded of them, for a document.")
+    ] = False,
+) -> None:
     """List all tasks with their metric, baseline and whether their data is prepared."""
     with plain_errors():
         catalog = Catalog.default()
         tasks = catalog.tasks()
+        if markdown:
+            typer.echo(markdown_table(tasks))
+            return
         states = {(task.id, name): state(task, name) for task in tasks for name in task.spec.presets}
     if as_json:
         found = [{**task.summary(), "data": {n: states[task.id, n] for n in task.spec.presets}} for task in tasks]

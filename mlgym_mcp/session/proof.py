@@ -115,7 +115,8 @@ class _Proof:
         self._with_reference = reference
         self._at_once = at_once
         self._chosen = task.preset(preset)
-        self._metric = task.spec.primary_metric
+        self._spec = task.spec.of(preset)
+        self._metric = self._spec.primary_metric
         self._sign = 1.0 if self._metric.direction == "max" else -1.0
 
     async def findings(self) -> AsyncIterator[Finding]:
@@ -131,7 +132,7 @@ class _Proof:
             good = await self._own(session, "gold")
             if good is not None:
                 yield await self._gold(session, good)
-        if self._task.spec.submission.kind != "predictions":
+        if self._spec.submission.kind != "predictions":
             async with self._session() as session:
                 good = await self._own(session, "plain")
         if good is None:
@@ -139,7 +140,7 @@ class _Proof:
             return
         async with self._session() as session:
             yield await self._visibility(session)
-        async for finding in self._hostile(adversarial(self._task.spec, good)):
+        async for finding in self._hostile(adversarial(self._spec, good)):
             yield finding
 
     async def _hostile(self, attempts: list[Adversarial]) -> AsyncIterator[Finding]:

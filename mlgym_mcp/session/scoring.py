@@ -148,7 +148,7 @@ class Scoring:
     @property
     def timeout_s(self) -> float:
         """The longest a grading may take, seconds."""
-        return float(self._session.task.spec.grader.timeout_s)
+        return float(self._session.spec.grader.timeout_s)
 
     @property
     def best_validation(self) -> Score | None:
@@ -197,7 +197,7 @@ class Scoring:
     async def autosubmit(self) -> Score | None:
         """Grade what is in the workspace after the agent is gone; ``None`` if the task does not want that."""
         session = self._session
-        if not session.task.spec.submission.autosubmit:
+        if not session.spec.submission.autosubmit:
             return None
         running = _Grading("autosubmit")
         try:
@@ -231,7 +231,7 @@ class Scoring:
 
     async def _graded(self, kind: Kind, sandbox: Sandbox) -> Score:
         session = self._session
-        spec = session.task.spec
+        spec = session.spec
         metric = spec.primary_metric
         blank = Score(
             kind=kind,
@@ -273,7 +273,7 @@ class Scoring:
         )
 
     async def _snapshot(self, sandbox: Sandbox) -> Snapshot:
-        rules = self._session.task.spec.submission
+        rules = self._session.spec.submission
         data = await sandbox.tar(rules.include, max_bytes=rules.max_bytes, max_files=rules.max_files)
         folder = self._session.episode.folder
         return await store_snapshot(data, folder, max_bytes=rules.max_bytes, max_files=rules.max_files)
@@ -281,7 +281,7 @@ class Scoring:
 
 def grade_spec(task: Task, preset: str) -> GradeSpec:
     """Return what the grading of a task's preset needs to know of its ``task.toml``."""
-    spec = task.spec
+    spec = task.spec.of(preset)
     player = spec.grader.player
     limits = None
     if player is not None:

@@ -77,6 +77,7 @@ class Session:
         self.token = token
         self.config = config
         self.task = config.task
+        self.spec = config.task.spec.of(config.preset)
         self.baseline = baseline(config.task, config.preset)
         self.backend = backend
         self.episode = episode

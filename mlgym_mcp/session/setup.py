@@ -77,7 +77,7 @@ def sandbox_spec(session: Session, prepared: Prepared) -> SandboxSpec:
 
 def player_spec(session: Session) -> SandboxSpec:
     """Return the throw-away sandbox in which a submission's code is played: no data, small, short-lived."""
-    limits = session.task.spec.grader.player or PlayerSpec()
+    limits = session.spec.grader.player or PlayerSpec()
     return player_sandbox_spec(
         f"mlgym-player-{session.id[:12]}-{secrets.token_hex(5)}",
         environment=session.preset.environment,

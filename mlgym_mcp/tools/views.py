@@ -28,7 +28,7 @@ def budget_view(session: Session) -> BudgetView:
 
 def metric_view(session: Session) -> MetricView:
     """Return the metric that counts, with the baseline of the preset."""
-    metric = session.task.spec.primary_metric
+    metric = session.spec.primary_metric
     return MetricView(
         name=metric.name,
         direction=metric.direction,
