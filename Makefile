@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check format bench clean help
+.PHONY: setup demo test proof nightly check format bench clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,14 @@ demo: setup  ## Play Fashion-MNIST with a scripted agent, from nothing to a scor
 test: setup  ## Run the tests
 	@$(BIN)/python -m pytest
 
+proof: setup  ## Prove all tasks, without the slow reference solutions
+	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 2
+
+nightly: setup  ## Prove all tasks, references included, and what of the full presets needs no download
+	@$(BIN)/mlgym-mcp tasks check --all --jobs 2
+	@for task in battle_of_sexes blotto fashion_mnist model_soup prisoners_dilemma; do \
+		$(BIN)/mlgym-mcp tasks check $$task --preset full || exit 1; done
+
 check: setup  ## Lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +50,7 @@ format: setup  ## Format the code
 bench: setup  ## Measure tool calls and session starts
 	$(BIN)/python bench/tool_call.py
 	$(BIN)/python bench/session_start.py
+	$(BIN)/python bench/grading.py
 
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -33,6 +33,5 @@ def build(ctx: BuildContext) -> None:
         while not match.over():
             match.play(imitate(match.history, player))
         lines.append(json.dumps({"rounds": match.history}, separators=(",", ":")))
-    ctx.rng("order of examples").shuffle(lines)
     (ctx.public / "matches.jsonl").write_text("\n".join(lines) + "\n")
     (ctx.public / "README.txt").write_text(README)

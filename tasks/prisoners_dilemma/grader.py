@@ -44,7 +44,7 @@ def summary(matches):
         name = "any" if match.rule is None else opponents.RULES[match.rule].__name__
         strata.setdefault(name, []).append(match.mean())
     mean, variance, by_rule = 0.0, 0.0, {}
-    for name, values in strata.items():
+    for name, values in sorted(strata.items()):
         share, n = len(values) / len(matches), len(values)
         centre = math.fsum(values) / n
         spread = math.fsum((value - centre) ** 2 for value in values) / max(1, n - 1)
@@ -56,3 +56,8 @@ def summary(matches):
 
 def gold(ctx: GradeContext) -> None:
     """There is no perfect submission for a game; the metric's ``optimal`` is an upper bound."""
+
+
+def plain(ctx: GradeContext) -> dict[str, bytes]:
+    """Make the simplest legal submission: it always defects."""
+    return {ENTRY: b"def move(history):\n    return 1\n"}

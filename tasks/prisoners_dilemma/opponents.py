@@ -117,7 +117,7 @@ class Match:
 
 
 def schedule(params, noise, rng_of):
-    """All matches of an evaluation: equally many against each rule, in a fixed order.
+    """All matches of an evaluation: equally many against each rule, in an order that does not tell the rules.
 
     Args:
         params: ``matches_per_rule``, ``rounds_low``, ``rounds_high``, ``paper``.
@@ -130,4 +130,5 @@ def schedule(params, noise, rng_of):
         rounds = rng.randint(params["rounds_low"], params["rounds_high"])
         rule = None if params["paper"] else number % len(RULES)
         matches.append(Match(rng, rule=rule, rounds=rounds, noise=noise))
+    rng_of("order").shuffle(matches)  # who counts calls must not learn who is met again
     return matches

@@ -17,7 +17,7 @@ from tests.catalog.test_tasks import copy_task, graded
 pytestmark = pytest.mark.anyio
 
 FOLDER = ROOT / "tasks" / "model_soup"
-SMALL = {"width1 = 128, width2 = 64, first_steps = 400, tune_steps = 500":
+SMALL = {"width1 = 128, width2 = 64, first_steps = 400, tune_steps = 900":
          "width1 = 32, width2 = 32, first_steps = 150, tune_steps = 150", "draws = 5": "draws = 1"}  # fmt: skip
 
 MEASURE = """
