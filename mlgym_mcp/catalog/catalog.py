@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from mlgym_mcp.catalog.errors import TaskError
 from mlgym_mcp.catalog.lock import Lock
-from mlgym_mcp.catalog.spec import Measured, Preset, TaskSpec
+from mlgym_mcp.catalog.spec import SHARED, Measured, Preset, TaskSpec
 from mlgym_mcp.catalog.wording import load
 
 TASK_FILE: Final = "task.toml"
@@ -73,8 +73,8 @@ class Task:
         return load(path, Lock) if path.exists() else Lock(schema_version=1)
 
     def starter(self) -> dict[str, Path]:
-        """Return the files an agent starts with, by their names in the workspace."""
-        return _files(self.folder / self.spec.workspace.starter)
+        """Return the files an agent starts with, by their names in the workspace: shared ones and the task's own."""
+        return dict(sorted((self._shared() | _files(self.folder / self.spec.workspace.starter)).items()))
 
     def solution(self, kind: Literal["baseline", "reference"]) -> Solution:
         """Return a solution: its files over the starter's, and the program that has to be run first, if any.
@@ -165,6 +165,10 @@ class Task:
             },
         }
 
+    def _shared(self) -> dict[str, Path]:
+        """The files it shares with other tasks, whether or not they are there, by their names in the workspace."""
+        return {name: self.folder.parent / SHARED / name for name in self.spec.workspace.shared}
+
     def _problems(self) -> list[str]:
         where = self.folder / TASK_FILE
         problems = []
@@ -182,6 +186,9 @@ class Task:
         if not (self.folder / self.spec.workspace.starter).is_dir():
             starter = self.spec.workspace.starter
             problems.append(f"{where}: workspace.starter: expected a folder {starter} beside it, there is none")
+        for name, path in self._shared().items():
+            if not path.is_file():
+                problems.append(f"{where}: workspace.shared: expected a file {name} in {path.parent}, there is none")
         if problems:
             return problems
         there = {source.name for source in self.lock.sources}

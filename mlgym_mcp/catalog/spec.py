@@ -22,6 +22,8 @@ Entrypoint = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*:[a-z_][a-z0-9_]*$"
 Environment = Literal["light", "torch"]
 Kind = Literal["predictions", "player", "weights"]
 Protocol = Literal["matches/1", "policy/1", "next_logits/1", "branching/1"]
+SHARED = "shared"
+"""The folder, beside those of the tasks, of first files that several tasks have."""
 DEFAULT_IMAGES = {"light": "mlgym-light", "torch": "mlgym-torch"}
 
 
@@ -51,11 +53,28 @@ class InstructionFacts(Model):
 
 
 class Workspace(Model):
-    """``[workspace]``: what an agent starts with and may change."""
+    """``[workspace]``: what an agent starts with and may change.
+
+    Attributes:
+        editable: globs of what it may change.
+        readonly: folders that it can only read.
+        starter: the folder of its first files.
+        shared: first files that other tasks have, too: their names in the folder ``shared`` beside the task's, and in
+            the workspace. A file of that name in ``starter`` is taken instead.
+    """
 
     editable: tuple[str, ...] = ()
     readonly: tuple[str, ...] = ("/data",)
     starter: str = "starter"
+    shared: tuple[str, ...] = ()
+
+    @field_validator("shared")
+    @classmethod
+    def _relative(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
+                raise ValueError(f"expected names of files in the folder {SHARED}, without '..', got {name!r}")
+        return names
 
 
 class Metric(Model):

@@ -9,10 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any, Final, Protocol
 
+from mlgym_mcp.grading.api import GradeContext, Score
 from mlgym_mcp.grading.errors import GraderError
 from mlgym_mcp.grading.players import Player
+from mlgym_mcp.grading.strata import stratified
+
+ENTRY: Final = "policy.py"
+"""The submission's file with ``make_policy(folder, index)``."""
+_IDLE: Final = """\
+import numpy as np
+
+
+class Policy:
+    def act(self, observations, done):
+        return np.zeros(len(observations), "{dtype}")
+
+
+def make_policy(folder, index):
+    return Policy()
+"""
 
 
 class Games(Protocol):
@@ -28,6 +46,67 @@ class Episode:
 
     total: float
     steps: int
+
+
+def evaluate(
+    ctx: GradeContext,
+    begin: Callable[[int], tuple[Games, Any]],
+    decode: Callable[[bytes], Any],
+    *,
+    observation: Mapping[str, Any],
+    action: Mapping[str, Any],
+    slots: int,
+) -> list[list[Episode]]:
+    """Run the submission's ``policy.py`` and :func:`play` with it as the task's parameters say.
+
+    Args:
+        ctx: the grading, of a preset with the parameters ``checkpoints`` and ``horizon``.
+        begin: as :func:`play`; it draws on ``ctx.seed`` for each checkpoint, so that no two play the same games.
+        decode: as :func:`play`.
+        observation: ``dtype`` and ``shape`` of one slot's observation.
+        action: ``dtype``, ``shape`` and perhaps the limit ``lt`` of one slot's action.
+        slots: how many episodes each checkpoint plays.
+
+    Returns:
+        For each checkpoint its episodes, in the order of the slots.
+
+    Raises:
+        InvalidSubmission: as :func:`play`, or there is no policy.
+        GraderError: as :func:`play`.
+    """
+    with ctx.player(ENTRY, role="policy", obs=observation, act=action, n=slots) as player:
+        return play(
+            player,
+            begin,
+            decode,
+            checkpoints=ctx.params["checkpoints"],
+            slots=slots,
+            horizon=ctx.params["horizon"],
+            progress=ctx.progress,
+        )
+
+
+def score(played: Sequence[Sequence[Episode]], public: Mapping[str, Any], strata: Sequence[Any] | None = None) -> Score:
+    """Return the score of what was played: the metric ``return_mean``, and how each checkpoint did for the journal.
+
+    Args:
+        played: what :func:`evaluate` returned.
+        public: what the agent is shown about it.
+        strata: as :func:`mean_and_error`.
+    """
+    returns = [[episode.total for episode in episodes] for episodes in played]
+    mean, error = mean_and_error(returns, strata)
+    return Score(
+        {"return_mean": mean},
+        se={"return_mean": error},
+        public=public,
+        private={"return_by_checkpoint": [round(fmean(values), 3) for values in returns]},
+    )
+
+
+def idle(dtype: str) -> dict[str, bytes]:
+    """Make the simplest legal submission: a policy whose every action is a 0 of this NumPy dtype."""
+    return {ENTRY: _IDLE.format(dtype=dtype).encode()}
 
 
 def play(
@@ -102,19 +181,8 @@ def mean_and_error(returns: Sequence[Sequence[float]], strata: Sequence[Any] | N
         returns: for each checkpoint one number per episode, equally many.
         strata: for each episode the kind of start that it had by design; kinds come with fixed shares.
     """
-    means = [math.fsum(values) / len(values) for values in returns]
-    mean = math.fsum(means) / len(means)
-    if len(means) > 1:
-        return mean, math.sqrt(_variance(means) / len(means))
-    groups: dict[Any, list[float]] = {}
-    for value, stratum in zip(returns[0], strata or [0] * len(returns[0]), strict=True):
-        groups.setdefault(stratum, []).append(value)
-    share_of: Mapping[Any, float] = {stratum: len(values) / len(returns[0]) for stratum, values in groups.items()}
-    parts = (share_of[stratum] ** 2 * _variance(values) / len(values) for stratum, values in groups.items())
-    return mean, math.sqrt(math.fsum(parts))
-
-
-def _variance(values: Sequence[float]) -> float:
-    """The sample variance; 0 for a single value."""
-    centre = math.fsum(values) / len(values)
-    return math.fsum((value - centre) ** 2 for value in values) / max(1, len(values) - 1)
+    if len(returns) > 1:
+        found = stratified((0, fmean(values)) for values in returns)
+    else:
+        found = stratified(zip(strata or [0] * len(returns[0]), returns[0], strict=True))
+    return found.mean, found.se

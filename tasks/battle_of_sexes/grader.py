@@ -5,11 +5,11 @@ luck; the player only ever learns what was played.
 """
 
 import json
-import math
 
 import partners
 
 from mlgym_mcp.grading.api import GradeContext, Score
+from mlgym_mcp.grading.strata import stratified
 
 ENTRY = "strategy.py"
 
@@ -26,34 +26,18 @@ def grade(ctx: GradeContext) -> Score:
             moves = player.moves(live, news, low=0, high=1)
             news = [(number, *matches[number].play(move)) for number, move in zip(live, moves, strict=True)]
             ctx.progress((played + 1) / ctx.params["rounds_high"], f"round {played + 1}")
-    payoff, error, by_kind = summary(matches)
+    payoff = stratified((match.kind.__name__, match.mean()) for match in matches)
     rounds = [pair for match in matches for pair in match.history]
     return Score(
-        {"payoff": payoff},
-        se={"payoff": error},
+        {"payoff": payoff.mean},
+        se={"payoff": payoff.se},
         public={
             "matches": len(matches),
             "your_choices_of_1": round(sum(mine for mine, _ in rounds) / len(rounds), 2),
             "evenings_together": round(sum(mine == theirs for mine, theirs in rounds) / len(rounds), 2),
         },
-        private={"payoff_by_kind": by_kind},
+        private={"payoff_by_kind": payoff.rounded()},
     )
-
-
-def summary(matches):
-    """The mean payoff, its standard error with the kinds of partners as strata, and the payoff by kind."""
-    strata = {}
-    for match in matches:
-        strata.setdefault(match.kind.__name__, []).append(match.mean())
-    mean, variance, by_kind = 0.0, 0.0, {}
-    for name, values in sorted(strata.items()):
-        share, n = len(values) / len(matches), len(values)
-        centre = math.fsum(values) / n
-        spread = math.fsum((value - centre) ** 2 for value in values) / max(1, n - 1)
-        mean += share * centre
-        variance += share**2 * spread / n
-        by_kind[name] = round(centre, 3)
-    return mean, math.sqrt(variance), by_kind
 
 
 def gold(ctx: GradeContext) -> None:

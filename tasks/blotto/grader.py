@@ -5,11 +5,11 @@ luck; the player only ever learns what was played.
 """
 
 import json
-import math
 
 import commanders
 
 from mlgym_mcp.grading.api import GradeContext, InvalidSubmission, Score
+from mlgym_mcp.grading.strata import stratified
 
 ENTRY = "strategy.py"
 
@@ -31,18 +31,18 @@ def grade(ctx: GradeContext) -> Score:
                 outcomes[commanders.result(mine, theirs)] += 1
                 news.append((number, mine, theirs))
             ctx.progress((played + 1) / ctx.params["rounds_high"], f"round {played + 1}")
-    payoff, error, by_style = summary(matches)
+    payoff = stratified((match.style.__name__, match.mean()) for match in matches)
     rounds = sum(outcomes.values())
     return Score(
-        {"payoff": payoff},
-        se={"payoff": error},
+        {"payoff": payoff.mean},
+        se={"payoff": payoff.se},
         public={
             "matches": len(matches),
             "won": round(outcomes[1] / rounds, 2),
             "drawn": round(outcomes[0] / rounds, 2),
             "lost": round(outcomes[-1] / rounds, 2),
         },
-        private={"payoff_by_style": by_style},
+        private={"payoff_by_style": payoff.rounded()},
     )
 
 
@@ -59,22 +59,6 @@ def affordable(move):
             f"it placed {sum(move)}: {move}",
         )
     return move
-
-
-def summary(matches):
-    """The mean result, its standard error with the styles of opponents as strata, and the result by style."""
-    strata = {}
-    for match in matches:
-        strata.setdefault(match.style.__name__, []).append(match.mean())
-    mean, variance, by_style = 0.0, 0.0, {}
-    for name, values in sorted(strata.items()):
-        share, n = len(values) / len(matches), len(values)
-        centre = math.fsum(values) / n
-        spread = math.fsum((value - centre) ** 2 for value in values) / max(1, n - 1)
-        mean += share * centre
-        variance += share**2 * spread / n
-        by_style[name] = round(centre, 3)
-    return mean, math.sqrt(variance), by_style
 
 
 def gold(ctx: GradeContext) -> None:

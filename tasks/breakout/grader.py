@@ -8,8 +8,6 @@ from starter.breakout import ACTIONS, OBSERVATION_SHAPE, Breakout
 from mlgym_mcp.grading import rollouts
 from mlgym_mcp.grading.api import GradeContext, Score
 
-ENTRY = "policy.py"
-
 
 def grade(ctx: GradeContext) -> Score:
     """Play the split's games with every checkpoint."""
@@ -22,27 +20,16 @@ def grade(ctx: GradeContext) -> Score:
         games = Breakout(slots, ctx.seed(f"games {index}"), params["horizon"], params["sticky"])
         return games, games.reset(left)
 
-    observation = {"dtype": "u1", "shape": list(OBSERVATION_SHAPE)}
-    action = {"dtype": "u1", "shape": [], "lt": ACTIONS}
-    with ctx.player(ENTRY, role="policy", obs=observation, act=action, n=slots) as player:
-        played = rollouts.play(
-            player,
-            begin,
-            lambda raw: np.frombuffer(raw, np.uint8),
-            checkpoints=params["checkpoints"],
-            slots=slots,
-            horizon=params["horizon"],
-            progress=ctx.progress,
-        )
-    returns = [[episode.total for episode in episodes] for episodes in played]
-    mean, error = rollouts.mean_and_error(returns, left)
-    steps = fmean(episode.steps for episodes in played for episode in episodes)
-    return Score(
-        {"return_mean": mean},
-        se={"return_mean": error},
-        public={"games": sum(map(len, played)), "mean_steps": round(steps, 1)},
-        private={"return_by_checkpoint": [round(fmean(values), 3) for values in returns]},
+    played = rollouts.evaluate(
+        ctx,
+        begin,
+        lambda raw: np.frombuffer(raw, np.uint8),
+        observation={"dtype": "u1", "shape": list(OBSERVATION_SHAPE)},
+        action={"dtype": "u1", "shape": [], "lt": ACTIONS},
+        slots=slots,
     )
+    steps = fmean(episode.steps for episodes in played for episode in episodes)
+    return rollouts.score(played, {"games": sum(map(len, played)), "mean_steps": round(steps, 1)}, strata=left)
 
 
 def gold(ctx: GradeContext) -> None:
@@ -51,18 +38,4 @@ def gold(ctx: GradeContext) -> None:
 
 def plain(ctx: GradeContext) -> dict[str, bytes]:
     """The simplest legal submission: the paddle never moves."""
-    return {ENTRY: PLAIN}
-
-
-PLAIN = b"""\
-import numpy as np
-
-
-class Policy:
-    def act(self, observations, done):
-        return np.zeros(len(observations), np.uint8)
-
-
-def make_policy(folder, index):
-    return Policy()
-"""
+    return rollouts.idle("uint8")

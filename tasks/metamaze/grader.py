@@ -12,8 +12,6 @@ from starter.metamaze import ACTIONS, CELLS, OBSERVATION_SHAPE, MetaMaze
 from mlgym_mcp.grading import rollouts
 from mlgym_mcp.grading.api import GradeContext, Score
 
-ENTRY = "policy.py"
-
 
 def grade(ctx: GradeContext) -> Score:
     """Play the split's episodes with every checkpoint."""
@@ -26,27 +24,17 @@ def grade(ctx: GradeContext) -> Score:
         mazes = MetaMaze(len(goals), ctx.seed(f"episodes {index}"), params["horizon"])
         return mazes, mazes.reset(goals)
 
-    observation = {"dtype": "f4", "shape": list(OBSERVATION_SHAPE)}
-    action = {"dtype": "u1", "shape": [], "lt": ACTIONS}
-    with ctx.player(ENTRY, role="policy", obs=observation, act=action, n=len(goals)) as player:
-        played = rollouts.play(
-            player,
-            begin,
-            lambda raw: np.frombuffer(raw, np.uint8),
-            checkpoints=params["checkpoints"],
-            slots=len(goals),
-            horizon=params["horizon"],
-            progress=ctx.progress,
-        )
-    returns = [[episode.total for episode in episodes] for episodes in played]
-    mean, error = rollouts.mean_and_error(returns, goals)
-    without = fmean(total == 0 for totals in returns for total in totals)
-    return Score(
-        {"return_mean": mean},
-        se={"return_mean": error},
-        public={"episodes": sum(map(len, played)), "share_without_any_reward": round(without, 3)},
-        private={"return_by_checkpoint": [round(fmean(values), 3) for values in returns]},
+    played = rollouts.evaluate(
+        ctx,
+        begin,
+        lambda raw: np.frombuffer(raw, np.uint8),
+        observation={"dtype": "f4", "shape": list(OBSERVATION_SHAPE)},
+        action={"dtype": "u1", "shape": [], "lt": ACTIONS},
+        slots=len(goals),
     )
+    without = fmean(episode.total == 0 for episodes in played for episode in episodes)
+    public = {"episodes": sum(map(len, played)), "share_without_any_reward": round(without, 3)}
+    return rollouts.score(played, public, strata=goals)
 
 
 def gold(ctx: GradeContext) -> None:
@@ -55,18 +43,4 @@ def gold(ctx: GradeContext) -> None:
 
 def plain(ctx: GradeContext) -> dict[str, bytes]:
     """The simplest legal submission: always up."""
-    return {ENTRY: PLAIN}
-
-
-PLAIN = b"""\
-import numpy as np
-
-
-class Policy:
-    def act(self, observations, done):
-        return np.zeros(len(observations), np.uint8)
-
-
-def make_policy(folder, index):
-    return Policy()
-"""
+    return rollouts.idle("uint8")

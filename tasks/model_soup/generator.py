@@ -125,7 +125,7 @@ def build(ctx: BuildContext) -> None:
     ):
         chance = np.random.default_rng(ctx.seed(f"pictures {name}"))
         drawn = corruptions.all_categories(pictures[rows], labels[rows], draws, world, chance)
-        np.savez(folder / f"{name}.npz", **drawn)
+        np.savez_compressed(folder / f"{name}.npz", **drawn)
     facts = {key: params[key] for key in ("models", "width1", "width2")}
     names = ", ".join(corruptions.CATEGORIES)
     (ctx.public / "README.txt").write_text(README.format(categories=names, **facts))

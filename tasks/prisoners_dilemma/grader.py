@@ -5,11 +5,11 @@ lengths and luck; the player only ever learns what was played.
 """
 
 import json
-import math
 
 import opponents
 
 from mlgym_mcp.grading.api import GradeContext, Score
+from mlgym_mcp.grading.strata import stratified
 
 ENTRY = "strategy.py"
 
@@ -26,32 +26,20 @@ def grade(ctx: GradeContext) -> Score:
             moves = player.moves(live, news, low=opponents.C, high=opponents.D)
             news = [(number, *matches[number].play(move)) for number, move in zip(live, moves, strict=True)]
             ctx.progress((played + 1) / ctx.params["rounds_high"], f"round {played + 1}")
-    payoff, error, by_rule = summary(matches)
+    payoff = stratified((rule(match), match.mean()) for match in matches)
     defections = sum(mine for match in matches for mine, _ in match.history)
     rounds = sum(len(match.history) for match in matches)
     return Score(
-        {"payoff": payoff},
-        se={"payoff": error},
+        {"payoff": payoff.mean},
+        se={"payoff": payoff.se},
         public={"matches": len(matches), "your_defections": round(defections / rounds, 2)},
-        private={"noise": noise, "payoff_by_rule": by_rule},
+        private={"noise": noise, "payoff_by_rule": payoff.rounded()},
     )
 
 
-def summary(matches):
-    """The mean payoff, its standard error with the opponents as strata, and the payoff by opponent."""
-    strata = {}
-    for match in matches:
-        name = "any" if match.rule is None else opponents.RULES[match.rule].__name__
-        strata.setdefault(name, []).append(match.mean())
-    mean, variance, by_rule = 0.0, 0.0, {}
-    for name, values in sorted(strata.items()):
-        share, n = len(values) / len(matches), len(values)
-        centre = math.fsum(values) / n
-        spread = math.fsum((value - centre) ** 2 for value in values) / max(1, n - 1)
-        mean += share * centre
-        variance += share**2 * spread / n
-        by_rule[name] = round(centre, 3)
-    return mean, math.sqrt(variance), by_rule
+def rule(match):
+    """The name of the rule that the opponent keeps to, or ``any`` if it draws one every round."""
+    return "any" if match.rule is None else opponents.RULES[match.rule].__name__
 
 
 def gold(ctx: GradeContext) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Final
 import pytest
 from mcp import Client
 
+from mlgym_mcp.catalog.spec import SHARED
 from mlgym_mcp.session.journal import Event
 from tests.attacks.conftest import Arena, Server
 from tests.serving.conftest import text_of
@@ -257,6 +258,7 @@ class Desks:
             (draft / "task.toml").write_text(text.replace(f'id = "{name}"', f'id = "{target.name}"', 1))
             if grader:
                 (draft / "grader.py").write_text(grader)
+            shutil.copytree(ROOT / "tasks" / SHARED, self.server.tasks / SHARED, dirs_exist_ok=True)
             draft.rename(target)
         return target.name
 

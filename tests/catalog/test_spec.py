@@ -37,6 +37,19 @@ CASES = [
     ("schema_version = 1", "schema_version = 2", "schema_version: expected 1", "got 2"),
     ("[[metrics]]", '[instruction]\nfile = "no.md"\n[[metrics]]', "instruction.file: expected a file no.md", ""),
     ("[[metrics]]", '[grader]\nentrypoint = "os.system"\n[[metrics]]', "grader.entrypoint: expected", "os.system"),
+    (
+        "[[metrics]]",
+        '[workspace]\nshared = ["a.py", "../x"]\n[[metrics]]',
+        "workspace.shared: expected names",
+        "'../x'",
+    ),
+    ("[[metrics]]", '[workspace]\nshared = ["/x"]\n[[metrics]]', "workspace.shared: expected names of files", "'/x'"),
+    (
+        "[[metrics]]",
+        '[workspace]\nshared = ["a.py"]\n[[metrics]]',
+        "workspace.shared: expected a file a.py in ",
+        "shared",
+    ),
     ("[[metrics]]", '[network]\nagent = "public"\n[[metrics]]', "network.agent: expected 'no-network'", "public"),
     ("[[metrics]]", "[[metrics", "is not valid TOML", ""),
 ]
@@ -62,6 +75,18 @@ def test_all_problems_of_a_file_are_told_at_once(write_toy: Callable[..., Path])
     with pytest.raises(TaskError) as caught:
         Task.load(folder)
     assert len(caught.value.problems) == 2
+
+
+def test_an_agent_starts_with_shared_files_unless_the_task_has_its_own(write_toy: Callable[..., Path]) -> None:
+    folder = write_toy(
+        TASK.replace("[[metrics]]", '[workspace]\nshared = ["ours.py", "deep/theirs.py"]\n[[metrics]]', 1)
+    )
+    for name in ("shared/ours.py", "shared/deep/theirs.py", "shared/others.py", "toy/starter/ours.py"):
+        path = folder.parent / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    found = {name: path.read_text() for name, path in Task.load(folder).starter().items()}
+    assert found == {"deep/theirs.py": "shared/deep/theirs.py", "ours.py": "toy/starter/ours.py"}
 
 
 def test_an_unknown_placeholder_of_the_instruction_is_refused(write_toy: Callable[..., Path]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlgym_mcp.grading.api import GradeContext
 from mlgym_mcp.grading.errors import GraderError, InvalidSubmission
-from mlgym_mcp.grading.rollouts import Episode, mean_and_error, play
+from mlgym_mcp.grading.rollouts import Episode, evaluate, idle, mean_and_error, play, score
 
 
 class Countdowns:
@@ -99,6 +101,70 @@ def test_progress_is_told() -> None:
     told: list[tuple[float, str]] = []
     played(Fake(), [120], checkpoints=2, horizon=200, progress=lambda *words: told.append(words))
     assert [words[0] for words in told] == pytest.approx([0.125, 0.25, 0.625, 0.75])
+
+
+class FakeInside(Fake):
+    """The same as a context manager: what ``ctx.player`` gives."""
+
+    closed = False
+
+    def __enter__(self) -> FakeInside:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closed = True
+
+
+def test_a_submission_is_played_as_the_tasks_parameters_say(tmp_path: Path) -> None:
+    (tmp_path / "policy.py").write_text("")
+    player, opened = FakeInside(), []
+    told: list[tuple[float, str]] = []
+
+    def open_player(*asked: Any) -> Any:
+        opened.append(asked)
+        return player
+
+    def begin(index: int) -> tuple[Countdowns, Any]:
+        return Countdowns([2, 60], factor=index + 1), array("B", [2, 60])
+
+    ctx = GradeContext(
+        task="toy",
+        preset="mini",
+        params={"checkpoints": 2, "horizon": 100},
+        split="test",
+        submission=tmp_path,
+        public_folder=tmp_path,
+        private_folder=tmp_path,
+        secret=b"secret",
+        open_player=open_player,
+        report=lambda *words: told.append(words),
+    )
+    observation, action = {"dtype": "u1", "shape": []}, {"dtype": "u1", "shape": [], "lt": 2}
+    episodes = evaluate(ctx, begin, list, observation=observation, action=action, slots=2)
+    assert episodes == [[Episode(2.0, 2), Episode(60.0, 60)], [Episode(4.0, 2), Episode(120.0, 60)]]
+    assert opened == [("policy.py", "policy", {"obs": observation, "act": action, "n": 2})]
+    assert [fraction for fraction, _ in told] == [0.25, 0.75]
+    assert player.closed
+
+
+def test_a_score_has_the_mean_its_error_and_each_checkpoints_return() -> None:
+    episodes = [[Episode(0.0, 3), Episode(2.0, 3), Episode(10.0, 3), Episode(10.0, 3)]]
+    found = score(episodes, {"games": 4}, strata="aabb")
+    assert found.metrics == {"return_mean": 5.5}
+    assert found.se == {"return_mean": pytest.approx(0.5)}
+    assert found.public == {"games": 4}
+    assert found.private == {"return_by_checkpoint": [5.5]}
+    several = score([*episodes, [Episode(0.5, 1)] * 4], {}, strata="aabb")
+    assert several.metrics == {"return_mean": 3.0}
+    assert several.se == {"return_mean": pytest.approx(2.5)}, "checkpoints differ, whatever the strata"
+    assert several.private == {"return_by_checkpoint": [5.5, 0.5]}
+
+
+def test_an_idle_policy_is_a_whole_submission() -> None:
+    ((name, source),) = idle("float32").items()
+    assert name == "policy.py"
+    assert b'np.zeros(len(observations), "float32")' in source
+    compile(source, name, "exec")
 
 
 def test_the_error_of_one_checkpoint_is_that_of_its_episodes() -> None:

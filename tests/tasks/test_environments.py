@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mlgym_mcp.catalog import Task
 from tests.catalog.conftest import ROOT, light_python  # noqa: F401 - fixture
 
 RULES = Path(__file__).with_name("environment_rules.py")
@@ -30,6 +31,8 @@ def test_environments(rule: str, verdicts: Any) -> None:
     assert verdicts[rule] is None, verdicts[rule]
 
 
-def test_the_trainer_is_the_same_in_all_three_tasks() -> None:
-    names = ("breakout", "mountain_car", "metamaze")
-    assert len({(ROOT / "tasks" / name / "starter" / "ppo.py").read_bytes() for name in names}) == 1
+@pytest.mark.parametrize("name", ["breakout", "mountain_car", "metamaze"])
+def test_all_three_tasks_start_with_the_shared_trainer(name: str) -> None:
+    starter = Task.load(ROOT / "tasks" / name).starter()
+    assert starter["ppo.py"] == ROOT / "tasks" / "shared" / "ppo.py"
+    assert set(starter) == {"baseline.py", f"{name}.py", "policy.py", "ppo.py"}
