@@ -142,6 +142,7 @@ class Requests:
                 self.processes.signal_all(signal.SIGKILL)
                 self.loop.after(0.01, look)
                 return
+            self.processes.reap()  # or the next command could find no room for a process
             peer.send({"id": header["id"], "ok": True})
 
         look()
