@@ -121,7 +121,8 @@ class RateLimiter:
         return 0.0 if enough else (1 - left) / self._limits.rate
 
 
-_LONGEST_HEAD = 65_536
+_LONGEST_HEAD = 8 << 20
+"""Where a head is cut off, bytes. An endpoint refuses in words what is over 64 KiB, so more has to get there."""
 
 
 class BodyError(Exception):
