@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -27,6 +27,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 def print_json(value: Any) -> None:
     """Print a value as JSON, for programs."""
     typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def markdown_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = (columns, ("---",) * len(columns), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlgym_mcp.catalog import Catalog, TaskError
-from mlgym_mcp.cli.output import JsonOption, console, errors, number, plain_errors, print_json
+from mlgym_mcp.cli.output import JsonOption, console, errors, markdown_rows, number, plain_errors, print_json
 from mlgym_mcp.session.errors import SessionError
 from mlgym_mcp.session.proof import Finding, prove
 from mlgym_sandbox.errors import SandboxError
@@ -90,8 +90,7 @@ def check(
     if as_json:
         print_json({proof.task: [dataclasses.asdict(finding) for finding in proof.findings] for proof in proofs})
     elif markdown:
-        for cells in (COLUMNS, ("---",) * len(COLUMNS), *(proof.row() for proof in proofs)):
-            typer.echo(f"| {' | '.join(cells)} |")
+        typer.echo(markdown_rows(COLUMNS, (proof.row() for proof in proofs)))
     else:
         _print(proofs, whole=task is not None)
     failed = [f"{proof.task}: {finding.what}" for proof in proofs for finding in proof.failed()]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from mlgym_mcp.catalog import Preset, Task
 from mlgym_mcp.catalog.spec import Measured
-from mlgym_mcp.cli.output import number
+from mlgym_mcp.cli.output import markdown_rows, number
 
 COLUMNS = (
     "task",
@@ -24,10 +24,7 @@ COLUMNS = (
 
 def markdown_table(tasks: Iterable[Task]) -> str:
     """Return a Markdown table of all presets of tasks, as they are recorded (not as measured in this world)."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS)]
-    for task in tasks:
-        lines += _rows(task)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_rows(COLUMNS, (row for task in tasks for row in _rows(task)))
 
 
 def _rows(task: Task) -> Iterator[tuple[str, ...]]:

@@ -132,8 +132,7 @@ class _Proof:
             good = await self._own(session, "gold")
             if good is not None:
                 yield await self._gold(session, good)
-        if self._spec.submission.kind != "predictions":
-            async with self._session() as session:
+            if self._spec.submission.kind != "predictions":
                 good = await self._own(session, "plain")
         if good is None:
             yield Finding("its grader makes a submission", ok=False, detail="gold() or plain() returned None")

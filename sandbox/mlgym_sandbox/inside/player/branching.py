@@ -78,9 +78,7 @@ class State:
         self.trail: list[int] = []
         # Lists by literal: a negative index counts from the end. Partners: the other two of each of its clauses.
         self._values = [0] * (2 * n + 1)
-        self._partners: list[list[tuple[int, int]]] = [
-            [] for _ in range(2 * n + 1)
-        ]  # by literal: the other two of each of its clauses
+        self._partners: list[list[tuple[int, int]]] = [[] for _ in range(2 * n + 1)]
         for a, b, c in clauses:
             self._partners[a].append((b, c))
             self._partners[b].append((a, c))
