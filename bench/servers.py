@@ -53,9 +53,9 @@ async def http_server(app: Any) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running_host(backend: str) -> AsyncIterator[Host]:
+async def running_host(backend: str, *, warm: int = 0) -> AsyncIterator[Host]:
     """A host with HTTP on a loopback port."""
-    host = Host(SessionRegistry(Catalog.default(), sandbox=backend))
+    host = Host(SessionRegistry(Catalog.default(), sandbox=backend, warm=warm))
     async with host.run(), serve_http(host, "127.0.0.1", 0):
         yield host
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_LARGEST_METADATA = 65_536
 
 
 class Model(BaseModel):
@@ -34,6 +37,9 @@ class BudgetView(Model):
     validations_left: int | None
     cpu_s: float | None
     cpu_left_s: float | None
+    idle_s: float | None = Field(default=None, description="Unused for so long, the session ends.")
+    disk_mb: int | None = Field(default=None, description="MiB that the workspace may take.")
+    disk_left_mb: float | None = None
 
 
 class TaskView(Model):
@@ -91,13 +97,37 @@ class StatusView(Model):
 class SessionRequest(Model):
     """Body of ``POST /api/sessions``."""
 
-    task: str
-    preset: str = "mini"
-    seed: int = 0
-    budget: dict[str, float] = Field(default_factory=dict)
-    sandbox: str | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    idempotency_key: str | None = None
+    task: str = Field(min_length=1, max_length=100, description="Which task: one of /api/tasks.")
+    preset: str = Field(default="mini", min_length=1, max_length=100, description="Its size.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Handed to the agent's programs as MLGYM_SEED.")
+    budget: dict[str, int | float] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Limits in place of the preset's own: wall_s, calls, validations, cpu_s and what else it has.",
+    )
+    sandbox: str | None = Field(
+        default=None, max_length=100, description="docker or bubblewrap; default: as the server was started."
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Your own words, kept with the episode. 'owner' is whose access tokens open the session (OAuth).",
+    )
+    idempotency_key: str | None = Field(
+        default=None, min_length=1, max_length=200, description="A second request with the same key makes no session."
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _kept_as_it_is(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what strict JSON in UTF-8 cannot hold: it goes to the journal and comes back from it."""
+        try:
+            size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise ValueError("it holds what strict JSON in UTF-8 cannot") from exc
+        if size > _LARGEST_METADATA:
+            raise ValueError(f"it is larger than {_LARGEST_METADATA} bytes")
+        return value
 
 
 class SessionView(Model):
@@ -108,15 +138,155 @@ class SessionView(Model):
     preset: str
     seed: int
     state: Literal["preparing", "ready", "over"]
-    detail: str
-    episode: str
-    mcp_url: str
-    token: str | None = None
-    created: float
-    expires: float | None
+    detail: str = Field(description="One sentence on the state.")
+    episode: str = Field(description="Name of its record: see /api/episodes.")
+    mcp_url: str = Field(description="Where MCP clients reach it.")
+    token: str | None = Field(default=None, description="Its bearer token; shown to whoever made it, then never again.")
+    created: float = Field(description="Unix time, seconds.")
+    expires: float | None = Field(description="Unix time at which its wall time is spent, if it began when created.")
     calls: int
     outcome: str | None = None
     score: ScoreView | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class SessionPage(Model):
+    """Some of the sessions, oldest first."""
+
+    sessions: list[SessionView]
+    next: str | None = Field(default=None, description="Ask for ?after=NEXT for more; null at the end.")
+
+
+class PresetView(Model):
+    """A size of a task."""
+
+    environment: str
+    gpus: int
+    steps: int
+    session_s: float
+    data: str
+    baseline: float | None
+    solution: float | None
+
+
+class TaskSummary(Model):
+    """A task as a list shows it."""
+
+    id: str
+    title: str
+    version: str
+    family: str
+    summary: str
+    tags: list[str]
+    metric: str
+    direction: Literal["max", "min"]
+    submission: str
+    presets: dict[str, PresetView]
+
+
+class EpisodeView(Model):
+    """The record of a session, in short."""
+
+    id: str
+    task: str
+    preset: str
+    seed: int
+    sandbox: str
+    started: float = Field(description="Unix time, seconds.")
+    seconds: float
+    calls: int
+    validations: int
+    outcome: str = Field(description="'live' while it has none.")
+    reason: str
+    score: float | None
+    baseline: float | None
+    damage: str | None = Field(default=None, description="What is wrong with the record, if anything.")
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class EpisodePage(Model):
+    """Some of the episodes, newest first."""
+
+    episodes: list[EpisodeView]
+    next: str | None = Field(default=None, description="Ask for ?after=NEXT for more; null at the end.")
+
+
+class HealthProblem(Model):
+    """Something that keeps the server from working as it should."""
+
+    what: Literal["engine", "disk", "journal", "tasks"]
+    detail: str
+
+
+class Health(Model):
+    """How the server is."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    live_sessions: int
+    max_sessions: int
+    sandbox: str
+    disk_free_mb: int | None
+    problems: list[HealthProblem]
+
+
+class DeskPreset(Model):
+    """A size of a task, as the desk shows it."""
+
+    name: str
+    baseline: float | None = Field(description="What the given baseline solution reaches here.")
+    calls: int
+    minutes: float = Field(description="Wall time of a session.")
+    gpus: int
+    data: Literal["ready", "missing", "broken"] = Field(description="Data not ready is made when a session starts.")
+
+
+class DeskTask(Model):
+    """A task that can be attempted."""
+
+    task: str = Field(description="Its id, for start_task.")
+    title: str
+    summary: str
+    metric: str
+    direction: Literal["max", "min"]
+    presets: list[DeskPreset]
+
+
+class DeskTasks(Model):
+    """The answer of ``list_tasks``."""
+
+    tasks: list[DeskTask]
+    broken: list[str] = Field(description="Tasks that cannot be read.")
+
+
+class DeskSession(Model):
+    """A session that was started at the desk."""
+
+    session_id: str = Field(description="For the session_id of every tool.")
+    task: str
+    preset: str
+    state: Literal["preparing", "ready", "over"]
+    detail: str
+    calls: int
+    wall_left_s: float | None
+    best_validation: float | None
+    score: float | None
+    default: bool = Field(description="Whether tools without a session_id work on this one.")
+
+
+class DeskSessions(Model):
+    """The answer of ``list_sessions``: newest first."""
+
+    sessions: list[DeskSession]
+
+
+class DeskStarted(Model):
+    """The answer of ``start_task``."""
+
+    session_id: str
+    task: str
+    preset: str
+    next: str = Field(description="What to do now.")
 
 
 class Problem(Model):

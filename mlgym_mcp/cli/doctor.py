@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from mlgym_mcp.catalog import Catalog, state
 from mlgym_mcp.cli.output import JsonOption, console, plain_errors, print_json
-from mlgym_sandbox import environment, get_backend
+from mlgym_sandbox import environment, get_backend, gpus
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
 from mlgym_sandbox.spec import Check
@@ -31,9 +31,12 @@ async def _backend_checks(name: str) -> list[Check]:
 
 
 def _gpus() -> Check:
-    if shutil.which("nvidia-smi") is None:
-        return Check("GPUs", ok=False, detail="none seen (the mini presets need none)")
-    return Check("GPUs", ok=True, detail="nvidia-smi is here")
+    found = gpus.discover()
+    if not found.gpus:
+        what, _, mend = str(found.problem).partition("; ")
+        return Check("GPUs", False, f"none: {what} (the mini presets need none)", mend or None)
+    seen = "; ".join(f"{gpu.name}, {gpu.memory_gb:.0f} GB, {gpu.id}" for gpu in found.gpus)
+    return Check("GPUs", True, f"{seen} (told by {found.source})")
 
 
 def _environments() -> list[Check]:

@@ -7,7 +7,15 @@ from typing import Any
 
 _TEXT = {"--preset": "preset", "--session": "session", "--sandbox": "sandbox"}
 _NUMBERS = {"--seed": "seed"}
-_BUDGET = {"--wall": "wall_s", "--calls": "calls", "--validations": "validations", "--cpu": "cpu_s"}
+_BUDGET = {
+    "--wall": "wall_s",
+    "--calls": "calls",
+    "--validations": "validations",
+    "--cpu": "cpu_s",
+    "--idle": "idle_s",
+    "--disk": "disk_mb",
+}
+_WHOLE = ("calls", "validations", "disk_mb")
 
 
 def greeting_of(arguments: list[str]) -> dict[str, Any] | None:
@@ -38,14 +46,19 @@ def greeting_of(arguments: list[str]) -> dict[str, Any] | None:
                 greeting[_NUMBERS[name]] = int(value)
             else:
                 key = _BUDGET[name]
-                greeting["budget"][key] = int(value) if key in ("calls", "validations") else float(value)
+                greeting["budget"][key] = int(value) if key in _WHOLE else float(value)
         except ValueError:
             return None
         if value == "":
             return None
-    if "task" not in greeting:
-        return None
-    if (session := greeting.pop("session", None)) is not None:
+    session = greeting.pop("session", None)
+    if "task" not in greeting:  # the desk, where the agent chooses the task: nothing here may be about one
+        if {name for name in greeting if name not in ("sandbox", "unsafe")} != {"preset", "budget"}:
+            return None
+        if greeting.pop("preset") != "mini" or greeting.pop("budget"):
+            return None
+        return greeting if session is None else {**greeting, "key": f"session:{session}:desk"}
+    if session is not None:
         greeting["key"] = f"session:{session}:{greeting['task']}:{greeting['preset']}"
         greeting["metadata"] = {"session": session}
     return greeting

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
+from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
-from mcp.server.transport_security import TransportSecuritySettings
 
-from mlgym_mcp.catalog import Catalog
-from mlgym_mcp.cli.output import console, errors, plain_errors
-from mlgym_mcp.session.session import Session
+from mlgym_mcp.cli.output import errors, plain_errors
 
 EXAMPLES = (
     "Examples: 'mlgym-mcp serve fashion_mnist' in an MCP client's configuration; "
@@ -21,7 +18,9 @@ EXAMPLES = (
 
 
 def serve(
-    task: Annotated[str, typer.Argument(help="The task's id: 'mlgym-mcp tasks list' shows them.")],
+    task: Annotated[
+        str | None, typer.Argument(help="The task's id: 'mlgym-mcp tasks list' shows them. Default: any task.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="Its size: mini or full.")] = "mini",
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Serve over HTTP, not stdio.")] = None,
     session: Annotated[str | None, typer.Option(help="stdio: share the session of this name.")] = None,
@@ -32,93 +31,79 @@ def serve(
     calls: Annotated[int | None, typer.Option(help="Budget: tool calls.")] = None,
     validations: Annotated[int | None, typer.Option(help="Budget: validations.")] = None,
     cpu: Annotated[float | None, typer.Option(help="Budget: CPU seconds in the sandbox.")] = None,
+    idle: Annotated[float | None, typer.Option(help="Budget: unused for so many seconds, it ends.")] = None,
+    disk: Annotated[int | None, typer.Option(help="Budget: MiB of the workspace.")] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="HTTP: a Host header to accept, for a public address. Repeatable.")
     ] = None,
+    public_url: Annotated[str | None, typer.Option(help="HTTP: how clients reach it, behind a reverse proxy.")] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="HTTP: believe a proxy on this machine who the client is.")
+    ] = False,
+    admin_token_file: Annotated[
+        Path | None, typer.Option(help="HTTP: holds the control API's token. Default: $MLGYM_ADMIN_TOKEN, or made.")
+    ] = None,
+    session_tokens: Annotated[bool, typer.Option(help="HTTP, no task: sessions want their bearer tokens.")] = True,
+    max_sessions: Annotated[int | None, typer.Option(help="HTTP: live sessions at most.")] = None,
+    max_preparing: Annotated[int | None, typer.Option(help="HTTP: sessions prepared at the same time.")] = None,
+    warm: Annotated[int, typer.Option(min=0, help="HTTP: sandboxes kept ready, of each kind asked for last.")] = 0,
+    rate: Annotated[float | None, typer.Option(help="HTTP: requests a second of one client.")] = None,
+    oauth_issuer: Annotated[
+        str | None, typer.Option(help="HTTP: authorization server whose tokens open their owner's sessions.")
+    ] = None,
+    oauth_keys: Annotated[str | None, typer.Option(help="HTTP: URL of that server's public keys (JWKS).")] = None,
 ) -> None:
-    """Serve one task to an agent: on stdio for desktop clients, or over HTTP with --http."""
-    budget = {"wall_s": wall, "calls": calls, "validations": validations, "cpu_s": cpu}
+    """Serve one task to an agent: on stdio for desktop clients, or over HTTP with --http.
+
+    With --http and no task it hosts many sessions, made through its control API.
+    """
+    budget = {
+        "wall_s": wall,
+        "calls": calls,
+        "validations": validations,
+        "cpu_s": cpu,
+        "idle_s": idle,
+        "disk_mb": disk,
+    }
     limits = {name: value for name, value in budget.items() if value is not None}
     if http is None:
         from mlgym_mcp.serving.relay import relay
 
+        if task is None:
+            if preset != "mini" or seed or limits:
+                errors.print(
+                    "mlgym-mcp: --preset, --seed and budgets are of one task: name it, or let the agent choose"
+                )
+                raise typer.Exit(2)
+            desk = None if session is None else f"session:{session}:desk"
+            raise typer.Exit(relay({"sandbox": sandbox, "unsafe": unsafe, "key": desk}))
         key = None if session is None else f"session:{session}:{task}:{preset}"
         greeting = {"task": task, "preset": preset, "seed": seed, "sandbox": sandbox, "unsafe": unsafe, "key": key}
         raise typer.Exit(relay({**greeting, "budget": limits}))
     with plain_errors():
-        address, port = parse_address(http)
-        public = not _is_loopback(address)
-        if public and not allow_host:
-            raise ValueError(
-                f"{address} can be reached from other machines: name the hosts that clients will use with --allow-host "
-                "(the session then also needs its token), or bind to 127.0.0.1"
-            )
+        from mlgym_mcp.cli.http_server import HttpOptions, parse_address, serve_many, serve_one
+        from mlgym_mcp.serving.logs import set_up_logging
         from mlgym_mcp.serving.process import loop_options
 
-        arguments = (task, preset, address, port, sandbox, unsafe, seed, limits, allow_host or [], public)
-        anyio.run(_serve_http, *arguments, backend_options=loop_options())
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"--http wants HOST:PORT, for example 127.0.0.1:8000, not {text!r}")
-    return host.strip("[]"), int(port)
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-async def _serve_http(
-    task: str,
-    preset: str,
-    address: str,
-    port: int,
-    sandbox: str,
-    unsafe: bool,
-    seed: int,
-    budget: dict[str, float],
-    allowed: list[str],
-    public: bool,
-) -> None:
-    from mlgym_mcp.serving.host import LOOPBACK, Host
-    from mlgym_mcp.serving.process import run_foreground
-    from mlgym_mcp.session.registry import SessionRegistry
-
-    security = LOOPBACK
-    if public:
-        security = TransportSecuritySettings(
-            allowed_hosts=[name if ":" in name else f"{name}:*" for name in allowed],
-            allowed_origins=[f"http://{name}:*" for name in allowed] + [f"https://{name}" for name in allowed],
+        caps = {"sessions": max_sessions, "preparing": max_preparing, "rate": rate}
+        options = HttpOptions(
+            *parse_address(http),
+            allowed=allow_host or [],
+            public_url=public_url,
+            behind_proxy=behind_proxy,
+            session_tokens=session_tokens,
+            admin_token_file=admin_token_file,
+            oauth_issuer=oauth_issuer,
+            oauth_keys=oauth_keys,
+            warm=warm,
+            limits={name: value for name, value in caps.items() if value is not None},
         )
-    host = Host(
-        SessionRegistry(Catalog.default(), sandbox=sandbox, unsafe=unsafe), security=security, require_token=public
-    )
-
-    async def ready(url: str) -> None:
-        session: Session = await host.create(task, preset=preset, seed=seed, budget=budget)
-        console.print(f"[bold]{session.task.spec.task.title}[/bold] ({preset}) for MCP clients at:")
-        console.print(f"  {host.mcp_url(session)}", highlight=False)
-        if public:
-            console.print(f"  with the header 'Authorization: Bearer {session.token}'", highlight=False)
-        console.print(f"Episode: {session.episode.folder}\nCtrl-C ends it.", highlight=False)
-        while not session.ready and session.over is None:
-            await anyio.sleep(0.1)
-        if session.over is not None:
-            errors.print(session.over_text(), highlight=False)
-            host.stopping.set()
+        options.check()
+        set_up_logging()
+        if task is None:
+            if limits or session is not None:
+                raise ValueError("a budget or a session's name belongs to one task: name it, or use the control API")
+            anyio.run(serve_many, options, sandbox, unsafe, backend_options=loop_options())
         else:
-            console.print("The sandbox is ready.")
-
-    await run_foreground(host, address, port, ready)
+            arguments = (options, task, preset, seed, limits, sandbox, unsafe)
+            anyio.run(serve_one, *arguments, backend_options=loop_options())

@@ -9,22 +9,25 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import Receive, Scope, Send
 
 from mlgym_mcp import __version__
-from mlgym_mcp.catalog import TaskError
+from mlgym_mcp.serving.auth import Access, ResourceServer
+from mlgym_mcp.serving.creation import CREATION_ERRORS
+from mlgym_mcp.serving.desks import Desks
 from mlgym_mcp.serving.endpoint import Endpoint
-from mlgym_mcp.session.errors import SessionError
-from mlgym_mcp.session.journal import JournalError
+from mlgym_mcp.serving.limits import Admission, FullError, Limits
+from mlgym_mcp.serving.metrics import Metrics
+from mlgym_mcp.serving.served import Served
 from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
-from mlgym_sandbox.errors import SandboxError
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +38,14 @@ LOOPBACK = TransportSecuritySettings(
 _GREETING_S = 10.0
 _MAX_GREETING = 65_536
 
-CREATION_ERRORS = (TaskError, SandboxError, SessionError, JournalError, ValueError, OSError)
-"""What may go wrong when a session is made; each says so in one sentence."""
+__all__ = ["CREATION_ERRORS", "LOOPBACK", "FullError", "Host"]
+
+
+class HttpDesk(Protocol):
+    """The MCP server for clients that choose their task themselves."""
+
+    async def serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request of somebody who may come in."""
 
 
 class Host:
@@ -46,6 +55,9 @@ class Host:
         registry: the sessions.
         security: which Host and Origin headers HTTP requests may carry.
         require_token: whether an endpoint wants its session's bearer token on top of the unguessable path.
+        oauth: whose access tokens are as good as a session's bearer, if any.
+        limits: how much it takes on.
+        on_sigterm: what becomes of live sessions at SIGTERM: they end, or they are left to the next server.
     """
 
     def __init__(
@@ -54,10 +66,26 @@ class Host:
         *,
         security: TransportSecuritySettings = LOOPBACK,
         require_token: bool = False,
+        oauth: ResourceServer | None = None,
+        limits: Limits | None = None,
+        on_sigterm: Literal["end", "detach"] = "end",
     ) -> None:
         self.registry = registry
         self.security = security
         self.require_token = require_token
+        self.limits = limits or Limits()
+        self.on_sigterm = on_sigterm
+        self.access = Access(require_token, oauth)
+        self.admission = Admission(self.limits, self._count)
+        self.metrics = Metrics(registry.sessions)
+        self.metrics.gauge("mlgym_pool_ready", "Sandboxes that are kept ready.", lambda: registry.pool.ready)
+        self.metrics.gauge("mlgym_gpus_leased", "GPUs that are leased.", lambda: len(registry.gpu_desk.owners))
+        self.metrics.gauge("mlgym_gpu_queue", "Sessions that wait for GPUs.", lambda: registry.gpu_desk.waiting)
+        self.reading = anyio.CapacityLimiter(2)
+        """Of the threads that read journals for the control API."""
+        self.desks = Desks(self)
+        self.desk: HttpDesk | None = None
+        """What answers at ``/mcp``, if anything does."""
         self.base_url = ""
         self.stopping = anyio.Event()
         self.connections = 0
@@ -66,34 +94,83 @@ class Host:
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @contextlib.asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        """Own all sessions and endpoints; leaving ends them."""
-        async with self.registry.run(), owned_tasks() as tasks:
+    async def run(self, *, address: str | None = None) -> AsyncIterator[None]:
+        """Own all sessions and endpoints; sessions of a server that died are adopted first. Leaving ends them.
+
+        Args:
+            address: where clients come in, the same after a restart: see ``SessionRegistry.run``.
+        """
+        async with self.registry.run(address=address), owned_tasks() as tasks:
             self._tasks = tasks
+            for session in self.registry.sessions():
+                await self.adopt(session)
             tasks.start_soon(self._forget)
             try:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self.registry.end_all("the server was stopped")
+                    self.stopping.set()
+                    await self.registry.stop()
                     async with anyio.create_task_group() as closing:
                         for endpoint in self._endpoints.values():
                             closing.start_soon(endpoint.close)
+                        closing.start_soon(self.desks.close)
                 self._tasks = None
 
     async def create(self, task: str, **options: Any) -> Session:
         """Make a session with its endpoint, or return the one made before with the same ``key``.
 
         Raises:
+            CREATION_ERRORS: it could not be made; ``FullError`` where the server is full.
+        """
+        session, _ = await self.find_or_create(task, **options)
+        return session
+
+    async def find_or_create(self, task: str, **options: Any) -> tuple[Session, bool]:
+        """As ``create``; also returns whether the session is new.
+
+        Raises:
             CREATION_ERRORS: it could not be made.
         """
+        if self._tasks is None or self.stopping.is_set():
+            raise FullError("the server is stopping", 5, status=503)
+        if self.registry.find_by_key(options.get("key")) is not None:
+            session = await self.registry.create(task, **options)
+        else:
+            with self.admission.one():
+                session = await self.registry.create(task, **options)
+        if session.id in self._endpoints:
+            return session, False
+        self.metrics.watch(session)
+        await self._open(session)
+        return session, True
+
+    async def adopt(self, session: Session) -> None:
+        """Give a session that was there before this server its endpoint: at the same URL, with the same token."""
+        if session.id not in self._endpoints and not session.closed:
+            self.metrics.watch(session, adopted=True)
+            await self._open(session)
+
+    async def _open(self, session: Session) -> None:
         assert self._tasks is not None, "use the host inside its run()"
-        session = await self.registry.create(task, **options)
-        if session.id not in self._endpoints:
-            endpoint = Endpoint(session, self.security, require_token=self.require_token)
-            self._endpoints[session.id] = endpoint
-            await self._tasks.start(endpoint.run)
-        return session
+        endpoint = Endpoint(session, self.security)
+        self._endpoints[session.id] = endpoint  # before anything is waited for: there must not be two
+        await self._tasks.start(endpoint.run)
+
+    async def keep(self, served: Served) -> None:
+        """Run a server until it is closed.
+
+        Raises:
+            FullError: the host is stopping.
+        """
+        if self._tasks is None or self.stopping.is_set():
+            raise FullError("the server is stopping", 5, status=503)
+        await self._tasks.start(served.run)
+
+    def _count(self) -> tuple[int, int]:
+        """Return how many sessions live, and how many of them are being prepared."""
+        live = [session for session in self.registry.sessions() if not session.closed]
+        return len(live), sum(session.over is None and not session.ready for session in live)
 
     def endpoint(self, session_id: str) -> Endpoint | None:
         """Return the endpoint of a session, also of one that ended a short while ago."""
@@ -114,6 +191,8 @@ class Host:
                 if self.registry.get(session_id) is None:
                     await endpoint.close()
                     self._endpoints.pop(session_id, None)
+                endpoint.calls.prune()
+            await self.desks.forget()
 
     # ------------------------------------------------------------------ unix socket
 
@@ -159,6 +238,9 @@ class Host:
             text = f"the running host is mlgym-mcp {__version__}: stop it with 'mlgym-mcp host stop' and call again"
             await _answer(stream, {"error": text})
             return
+        if greeting.get("task") is None:
+            await self._at_desk(stream, greeting, buffered.buffer)
+            return
         try:
             session = await self.create(str(greeting["task"]), **_options(greeting))
         except CREATION_ERRORS as exc:
@@ -170,6 +252,16 @@ class Host:
             return
         await _answer(stream, {"ok": True, "session": session.id, "episode": session.episode.id})
         await endpoint.serve_lines(stream, buffered.buffer)
+
+    async def _at_desk(self, stream: anyio.abc.SocketStream, greeting: Mapping[str, Any], received: bytes) -> None:
+        """Serve a relay that names no task: at its owner's desk, which only this owner's sessions are on."""
+        try:
+            desk = await self.desks.at(str(greeting.get("key") or "nobody")[:500], options=greeting)
+        except FullError as exc:
+            await _answer(stream, {"error": str(exc)})
+            return
+        await _answer(stream, {"ok": True})
+        await desk.serve_lines(stream, received)
 
     def status(self) -> dict[str, Any]:
         """Return what the host holds, for people."""

@@ -105,13 +105,14 @@ def relay(greeting: dict[str, Any]) -> int:
     """Greet the host and move bytes until either side ends; returns the exit status.
 
     Args:
-        greeting: the session that is wanted: task, preset, budget...; gets a key if it names none.
+        greeting: the session that is wanted: task, preset, budget..., or no task: the desk; gets a key if it has none.
     """
     from mlgym_mcp import __version__
 
     task = greeting.get("task")
     if greeting.get("key") is None:
-        greeting["key"] = f"parent:{parent_identity()}:{task}:{greeting.get('preset')}"
+        what = "desk" if task is None else f"{task}:{greeting.get('preset')}"
+        greeting["key"] = f"parent:{parent_identity()}:{what}"
     engine = {name: os.environ[name] for name in ENGINE_VARIABLES if os.environ.get(name)}
     connection = connect_to_host()
     connection.sendall(json.dumps({**greeting, "engine": engine, "version": __version__}).encode() + b"\n")

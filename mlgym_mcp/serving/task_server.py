@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from mcp.server import MCPServer
@@ -12,12 +12,13 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Extension
 from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.resources import FunctionResource
-from mcp.types import CallToolRequestParams, CallToolResult, TextContent
+from mcp.types import CallToolRequestParams
 
 from mlgym_mcp import __version__
-from mlgym_mcp.serving.wrapping import KNOWN, MCP_TOOLS, failed
-from mlgym_mcp.session.errors import SessionError
-from mlgym_mcp.session.journal import JournalError, read_journal
+from mlgym_mcp.serving.long_calls import LongCalls
+from mlgym_mcp.serving.tasks_extension import TasksExtension, handle, takes_tasks
+from mlgym_mcp.serving.wrapping import KNOWN, MCP_TOOLS, unknown_tool
+from mlgym_mcp.session.journal import read_journal
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.tools.reply import Call
 from mlgym_mcp.tools.task import get_task, status
@@ -31,25 +32,13 @@ that run longer than about 45 seconds go on as jobs: wait for them with job_wait
 hidden data (limited in number); submit scores it for good and ends the episode, so call it once, at the end."""
 
 
-def _describe(result: Any) -> Mapping[str, Any]:
-    if not isinstance(result, CallToolResult):
-        return {"type": type(result).__name__}
-    text = "".join(block.text for block in result.content if isinstance(block, TextContent))
-    record: dict[str, Any] = {"text": text}
-    if result.is_error:
-        record["is_error"] = True
-    if result.meta:
-        record["meta"] = result.meta
-    return record
-
-
 class EpisodeExtension(Extension):
     """Takes every tool call through the session: budget, order, journal, and the answer when it is over."""
 
     identifier = "dev.mlgym/episode"
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, calls: LongCalls) -> None:
+        self.calls = calls
 
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -57,28 +46,13 @@ class EpisodeExtension(Extension):
         """Run one tool call in the session's order and turn its refusals into results."""
         spec = BY_NAME.get(params.name)
         if spec is None:
-            text = f"There is no tool {params.name[:60]!r}. The tools are: {KNOWN}."
-            return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
-        client = {"era": ctx.protocol_version, "request": str(ctx.request_id)[:100]}
-        try:
-            result: HandlerResult = await self.session.calls.perform(
-                params.name, params.arguments or {}, spec.call, lambda: call_next(ctx), _describe, client=client
-            )
-        except (SessionError, JournalError) as exc:
-            return failed(spec, exc)
-        return self._with_warning(result)
-
-    def _with_warning(self, result: HandlerResult) -> HandlerResult:
-        """Add a line to text results when little of the budget is left."""
-        warning = self.session.meter.warning() if self.session.over is None else None
-        if warning is None or not isinstance(result, CallToolResult) or result.structured_content is not None:
-            return result
-        block = TextContent(type="text", text=f"[{warning}]")
-        return result.model_copy(update={"content": [*result.content, block]})
+            return unknown_tool(params.name, KNOWN)
+        return await self.calls.call(spec, params, ctx, call_next, as_task=handle if takes_tasks(ctx) else None)
 
 
-def make_server(session: Session) -> MCPServer[Session]:
+def make_server(calls: LongCalls) -> MCPServer[Session]:
     """Return the MCP server of a session: its tools, resources and prompt, for both protocol eras."""
+    session = calls.session
 
     @contextlib.asynccontextmanager
     async def lifespan(_: MCPServer[Session]) -> AsyncIterator[Session]:
@@ -91,7 +65,7 @@ def make_server(session: Session) -> MCPServer[Session]:
         version=__version__,
         tools=MCP_TOOLS,
         resources=_resources(session),
-        extensions=[EpisodeExtension(session)],
+        extensions=[EpisodeExtension(calls), TasksExtension(calls.task)],
         lifespan=lifespan,
         log_level="WARNING",
     )

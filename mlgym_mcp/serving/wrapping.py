@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
@@ -14,12 +15,11 @@ from pydantic import ValidationError
 from mlgym_mcp.api import ScoreView
 from mlgym_mcp.session.errors import RefusedError, SessionError
 from mlgym_mcp.session.journal import JournalError
-from mlgym_mcp.session.session import Session
-from mlgym_mcp.tools.reply import Call, Reply, cut
+from mlgym_mcp.tools.reply import Reply, cut
 from mlgym_mcp.tools.toolbox import BY_NAME, TOOLS, ToolSpec
 from mlgym_sandbox.errors import SandboxError
 
-SessionContext = Context[Session, Any]
+ToolContext = Context[Any, Any]
 _SHOWN = 10
 """Of so many wrong arguments the agent is told."""
 
@@ -64,6 +64,12 @@ def wrong_arguments(tool: Tool, error: ValidationError) -> str:
     return f"{'; '.join(problems)}. {tool.name} takes {', '.join(takes) or 'no arguments'}."
 
 
+def unknown_tool(name: str, known: str) -> CallToolResult:
+    """Return what a call of a tool that does not exist is answered with."""
+    text = f"There is no tool {name[:60]!r}. The tools are: {known}."
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
+
+
 def to_result(reply: Reply) -> CallToolResult:
     """Return a reply as MCP's result: text cut to size, structured only where the tool answers structured."""
     text = cut(reply.text, "ask for a smaller piece")
@@ -99,25 +105,29 @@ def failed(spec: ToolSpec, error: Exception) -> CallToolResult:
     )
 
 
-def build(spec: ToolSpec) -> Tool:
-    """Make the MCP tool of one function: its parameters but the first, no unknown arguments, no schema noise."""
+def build(spec: ToolSpec, run: Callable[..., Awaitable[Reply]], more: Sequence[inspect.Parameter] = ()) -> Tool:
+    """Make an MCP tool: its function's parameters but the first, no unknown arguments, no schema noise.
+
+    Args:
+        spec: the tool.
+        run: carries it out; its first argument is what stands in place of the lifespan's context.
+        more: keyword parameters that it takes besides, for whoever calls it.
+    """
     function = spec.function
 
-    async def call(*, ctx: SessionContext, **arguments: Any) -> CallToolResult:
-        session: Session = ctx.request_context.lifespan_context
-
-        async def progress(done: float, total: float | None, message: str) -> None:
-            await ctx.report_progress(done, total, message)
-
+    async def call(*, ctx: ToolContext, **arguments: Any) -> CallToolResult:
+        for parameter in more:
+            arguments.pop(parameter.name, None)
         try:
-            reply = await function(Call(session, progress), **arguments)
+            reply = await run(ctx.request_context.lifespan_context, **arguments)
         except Exception as exc:  # noqa: BLE001 - failed() raises it again unless it is one of ours
             return failed(spec, exc)
         return to_result(reply)
 
     signature = inspect.signature(function, eval_str=True)
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
-    parameters.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=SessionContext))
+    parameters += more
+    parameters.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=ToolContext))
     returns: Any = CallToolResult if spec.result is None else Annotated[CallToolResult, spec.result]
     call.__name__ = spec.name
     call.__doc__ = inspect.getdoc(function)
@@ -154,7 +164,7 @@ def _plain(schema: Any) -> Any:
     return schema
 
 
-MCP_TOOLS: list[Tool] = [build(spec) for spec in TOOLS]
+MCP_TOOLS: list[Tool] = [build(spec, spec.run) for spec in TOOLS]
 """Made once, shared by all sessions' servers."""
 
 KNOWN = ", ".join(BY_NAME)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LEAVING = (
+    "The server is being restarted. Nothing is lost and running jobs go on: call again in a few seconds. Whether "
+    "this call was carried out is not known: look (job_list, list_files)."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CallSpec:
@@ -53,6 +58,17 @@ class Calls:
             if not ending:
                 scope.cancel()
 
+    async def leave(self, grace_s: float) -> None:
+        """Wait up to ``grace_s`` seconds for the calls in flight, then tell the rest that the server restarts."""
+        with anyio.move_on_after(grace_s):
+            while self._scopes:
+                await anyio.sleep(0.01)
+        for scope in list(self._scopes):
+            scope.cancel()
+        with anyio.move_on_after(grace_s):
+            while self._scopes:
+                await anyio.sleep(0.01)
+
     async def perform(
         self,
         name: str,
@@ -80,15 +96,15 @@ class Calls:
         session = self._session
         journal = session.episode.journal
         refusal = self._refusal(name, spec)
-        if refusal is None and spec.counted:
-            session.meter.calls += 1
+        counted = refusal is None and spec.counted
+        session.meter.calls += counted
         self.made += 1
         record = (
             journal.append(
                 "call",
                 tool=name,
                 arguments=session.episode.shrink(arguments),
-                counted=spec.counted,
+                counted=counted,
                 **(client or {}),
             )
             if not session.closed
@@ -110,12 +126,15 @@ class Calls:
             raise
         finally:
             session.touch()
+            session.meter.touch()
             if record is not None and not session.closed:
                 seconds = round(time.monotonic() - started, 6)
                 journal.append("result", call=record.seq, seconds=seconds, **session.episode.trim(outcome))
 
     def _refusal(self, name: str, spec: CallSpec) -> RefusedError | None:
         session = self._session
+        if session.leaving:
+            return RefusedError(_LEAVING)
         if session.over is not None and not spec.after_end:
             return EpisodeOverError(session.over_text())
         if spec.counted and session.meter.calls_exhausted():
@@ -137,4 +156,6 @@ class Calls:
                     return await run()
             finally:
                 del self._scopes[scope]
+        if session.leaving and session.over is None:
+            raise RefusedError(_LEAVING)
         raise EpisodeOverError(session.over_text())

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class Journal:
         self._seq = 0
         self._sum = 0
         self.last_t = 0.0
+        self.watchers: list[Callable[[Event], None]] = []
+        """Told of each event right after it was written. They must neither raise nor block."""
         try:
             if self.path.exists():
                 whole = 0
@@ -76,6 +78,11 @@ class Journal:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise JournalError(f"the journal {self.path} cannot be opened: {exc.strerror}") from exc
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that the next event gets."""
+        return self._seq
 
     @property
     def size(self) -> int:
@@ -103,7 +110,10 @@ class Journal:
         self._seq += 1
         self._sum = checksum
         self.last_t = event["t"]
-        return Event(event["seq"], event["t"], type, fields)
+        written_event = Event(event["seq"], event["t"], type, fields)
+        for watcher in list(self.watchers):
+            watcher(written_event)
+        return written_event
 
     async def append_durable(self, type: str, /, **fields: Any) -> Event:  # noqa: A002
         """Write one event and wait until the disk holds it: for scores and ends.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 
@@ -30,12 +31,14 @@ class Notes:
         self._path = episode.folder / "notes.jsonl"
         self._notes: list[Note] = []
         if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    raw = json.loads(line)
-                except ValueError:
-                    break  # torn by a crash
+            whole = 0
+            for line in self._path.read_bytes().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    os.truncate(self._path, whole)  # torn by a crash: the next note must not follow on it
+                    break
+                raw = json.loads(line)
                 self._notes.append(Note(raw["id"], raw["t"], raw["text"], tuple(raw["tags"])))
+                whole += len(line)
 
     def write(self, text: str, tags: tuple[str, ...]) -> Note:
         """Keep a note.

@@ -8,27 +8,37 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 
 from mlgym_mcp import __version__
-from mlgym_mcp.catalog import Catalog, Task
+from mlgym_mcp.catalog import Catalog, Task, TaskError
 from mlgym_mcp.session.budget import Budget
 from mlgym_mcp.session.episode import Episode
-from mlgym_mcp.session.errors import MisuseError
-from mlgym_mcp.session.journal import Journal, JournalError, read_journal
+from mlgym_mcp.session.errors import MisuseError, SessionError
+from mlgym_mcp.session.journal import JournalError, read_journal
+from mlgym_mcp.session.leases import WAIT_S as GPU_WAIT_S
+from mlgym_mcp.session.leases import GpuDesk
+from mlgym_mcp.session.leftovers import owner_labels, remove_orphans
+from mlgym_mcp.session.markers import Marker
 from mlgym_mcp.session.owning import owned_tasks
+from mlgym_mcp.session.recovery import read_past
 from mlgym_mcp.session.session import Session, SessionConfig
+from mlgym_mcp.session.succession import Bequest, Succession
 from mlgym_sandbox import get_backend
 from mlgym_sandbox.backends.base import Backend
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
+from mlgym_sandbox.pool import WarmPool
+
+OnStop = Literal["end", "detach"]
 
 _KEPT_S = 900.0
 """An ended session still answers (with its end) for so long after it was last used."""
@@ -46,21 +56,19 @@ def budget_of(task: Task, preset: str, given: Mapping[str, Any]) -> Budget:
     """
     chosen = task.preset(preset)
     own = Budget(
-        wall_s=chosen.session_s, calls=chosen.steps, validations=task.spec.validate_.max_calls, cpu_s=chosen.cpu_s
+        wall_s=chosen.session_s,
+        calls=chosen.steps,
+        validations=task.spec.validate_.max_calls,
+        cpu_s=chosen.cpu_s,
+        disk_mb=chosen.storage_mb,
     )
     try:
-        return own.override(**given)
-    except (TypeError, ValueError) as exc:
-        limits = ", ".join(asdict(own))
-        raise MisuseError(f"The budget {dict(given)} is not usable ({exc}): its limits are {limits}.") from exc
-
-
-def process_started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, or ``None`` if there is none (proc(5), stat)."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
+        budget = own.override(**given)
+    except TypeError as exc:
+        raise MisuseError('The budget must be an object of limits, for example {"calls": 30}.') from exc
+    if budget.disk_mb is not None and budget.disk_mb > chosen.storage_mb:
+        raise MisuseError(f"The budget's disk_mb must be at most the preset's {chosen.storage_mb} MiB.")
+    return budget
 
 
 async def choose_backend(engine: Mapping[str, str] | None = None) -> str:
@@ -85,6 +93,9 @@ class SessionRegistry:
         sandbox: which backend (``docker``, ``bubblewrap``, ``process``, or ``auto``).
         unsafe: allow ``process``, which isolates nothing.
         wait_s: how long one tool call may wait.
+        root: where episodes are kept.
+        warm: how many sandboxes are kept ready, of each of the kinds asked for last.
+        gpu_wait_s: how long a session waits for GPUs before it ends.
     """
 
     def __init__(
@@ -95,33 +106,64 @@ class SessionRegistry:
         unsafe: bool = False,
         wait_s: float = 45.0,
         root: Path | None = None,
+        warm: int = 0,
+        gpu_wait_s: float = GPU_WAIT_S,
     ) -> None:
         self.catalog = catalog
         self.default_sandbox = sandbox
         self.unsafe = unsafe
         self.wait_s = wait_s
         self.root = root or home("episodes")
-        self._markers = home("run", "sessions")
+        self.pool = WarmPool(warm, labels=owner_labels)
+        self.gpu_desk = GpuDesk(lambda: tuple(self._backends.values()), wait_s=gpu_wait_s)
+        self._succession = Succession()
         self._backends: dict[tuple[str, str], Backend] = {}
         self._sessions: dict[str, Session] = {}
         self._by_key: dict[str, str] = {}
         self._keyed = anyio.Lock()
         self._auto: dict[str, str] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self.address: str | None = None
+        self.on_stop: OnStop = "end"
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
-        """Own the sessions' tasks; on leaving, every live session is ended and its sandbox removed."""
-        await self.clean_up_after_crash()
+    async def run(self, *, address: str | None = None, on_stop: OnStop = "end") -> AsyncIterator[None]:
+        """Own the sessions' tasks, and begin with the sessions that a dead server with the same address left.
+
+        Those are in ``sessions()`` when the block is entered: give them their endpoints before the first request.
+
+        Args:
+            address: where the sessions' clients come in, in words that are the same when the server is started again
+                (the address on the command line, or "socket"): the next server with this address takes the sessions
+                over if this one dies. ``None``, for sessions that only this process can use: takes over nothing and
+                leaves nothing to take over.
+            on_stop: what becomes of live sessions when the block is left (see ``stop``); may be changed until then
+                by setting ``on_stop``, so that SIGTERM can mean "detach" and a stop that a person asks for "end".
+        """
+        self.address, self.on_stop = address, on_stop
         async with owned_tasks() as tasks:
             self._tasks = tasks
+            await self.clean_up_after_crash()
             tasks.start_soon(self._forget)
+            tasks.start_soon(self.pool.run)
+            tasks.start_soon(self._succession.beat, self.sessions)
             try:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self.end_all("the server was stopped")
+                    await self.stop()
                 self._tasks = None
+
+    async def stop(self) -> None:
+        """End all live sessions, or leave them to the next server, as ``on_stop`` says. Doing it twice is once.
+
+        ``"end"`` removes the sandboxes; ``"detach"`` leaves them, with their jobs running, and the markers by which
+        the next server with the same address finds them. Without an address there is no next one, so they end.
+        """
+        if self.on_stop == "detach" and self.address is not None:
+            await self.detach_all()
+        else:
+            await self.end_all("the server was stopped")
 
     async def backend(
         self, name: str | None = None, *, unsafe: bool = False, engine: Mapping[str, str] | None = None
@@ -146,7 +188,7 @@ class SessionRegistry:
         unsafe = unsafe or self.unsafe
         key = (chosen, where if chosen == "docker" else "")
         if key not in self._backends or (chosen == "process" and not unsafe):
-            self._backends[key] = get_backend(chosen, unsafe=unsafe, environ=engine)
+            self._backends[key] = self.pool.over(get_backend(chosen, unsafe=unsafe, environ=engine))
         return self._backends[key]
 
     async def create(
@@ -173,11 +215,15 @@ class SessionRegistry:
             MisuseError: a budget that makes no sense.
         """
         if key is None:
-            return await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, engine)
+            return await self._create(
+                task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, None, engine
+            )
         async with self._keyed:  # of two requests with one key that come at once, the second finds the first's
-            if (known := self._sessions.get(self._by_key.get(key, ""))) is not None:
+            if (known := self.find_by_key(key)) is not None:
                 return known
-            session = await self._create(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, engine)
+            session = await self._create(
+                task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, key, engine
+            )
             self._by_key[key] = session.id
             return session
 
@@ -190,16 +236,20 @@ class SessionRegistry:
         sandbox: str | None,
         unsafe: bool,
         metadata: Mapping[str, Any],
+        key: str | None,
         engine: Mapping[str, str] | None,
     ) -> Session:
         assert self._tasks is not None, "use the registry inside its run()"
         task = self.catalog.get(task_id)
         limits = budget_of(task, preset, budget)
         backend = await self.backend(sandbox, unsafe=unsafe, engine=engine)
+        await self.gpu_desk.check(backend, task.preset(preset))
         session_id = secrets.token_hex(16)
         config = SessionConfig(task, preset, seed, limits, self.wait_s, dict(metadata))
         episode = Episode.create(self.root, task_id, session_id)
         session = Session(session_id, secrets.token_urlsafe(24), config, backend, episode)
+        engine = None if engine is None else dict(engine)
+        self._succession.mark(session, key=key, engine=engine, address=self.address)
         episode.journal.append(
             "session",
             task=task_id,
@@ -212,7 +262,6 @@ class SessionRegistry:
             host={"pid": os.getpid(), "node": platform.node(), "python": platform.python_version()},
             metadata=config.metadata,
         )
-        self._mark(session, engine)
         self._sessions[session_id] = session
         logger.info("session %s began: %s/%s in %s", episode.id, task_id, preset, backend.name)
         await self._tasks.start(self._live, session)
@@ -220,18 +269,26 @@ class SessionRegistry:
 
     async def _live(self, session: Session, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Run one session; whatever goes wrong in it must not touch the others."""
+        assert self._tasks is not None
+        self._tasks.start_soon(self._succession.note_sandbox, session)
+        session.gpu_desk = self.gpu_desk
         try:
             await session.run(task_status=task_status)
         except Exception:
             logger.exception("session %s failed", session.episode.id)
         finally:
-            (self._markers / f"{session.id}.json").unlink(missing_ok=True)
+            self._succession.forget(session)
+            self.gpu_desk.release(session)
             if session.over is not None:
                 logger.info("session %s ended: %s, %s", session.episode.id, session.over.outcome, session.over.reason)
 
     def get(self, session_id: str) -> Session | None:
         """Return a session by id; ended ones answer for a while."""
         return self._sessions.get(session_id)
+
+    def find_by_key(self, key: str | None) -> Session | None:
+        """Return the session that was made with a key, if it is still known."""
+        return None if key is None else self._sessions.get(self._by_key.get(key, ""))
 
     def sessions(self) -> list[Session]:
         """Return all sessions known, oldest first."""
@@ -250,6 +307,13 @@ class SessionRegistry:
                     await session.end("abandoned" if not session.calls.made else "infrastructure_error", reason)
                     tasks.start_soon(session.wait_ended)
 
+    async def detach_all(self) -> None:
+        """Leave every live session to the next server; returns when their journals are synced."""
+        async with anyio.create_task_group() as tasks:
+            for session in self.sessions():
+                if not session.closed:
+                    tasks.start_soon(session.detach)
+
     async def _forget(self) -> None:
         while True:
             await anyio.sleep(30)
@@ -259,58 +323,81 @@ class SessionRegistry:
                     del self._sessions[session.id]
                     self._by_key = {k: v for k, v in self._by_key.items() if v != session.id}
 
-    # ------------------------------------------------------------------ crash
-
-    def _mark(self, session: Session, engine: Mapping[str, str] | None) -> None:
-        """Leave a note on disk that this session lives and whose it is, for the server after a crash."""
-        marker = {
-            "episode": str(session.episode.folder),
-            "backend": session.backend.name,
-            "engine": engine,
-            "session": session.id,
-            "pid": os.getpid(),
-            "started": process_started(os.getpid()),
-        }
-        path = self._markers / f"{session.id}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(marker))
-        part.rename(path)
+    # ------------------------------------------------------------------ from server to server
 
     async def clean_up_after_crash(self) -> list[str]:
-        """End the episodes of servers that died, and remove what they left; returns the episodes' names.
+        """Take over the sessions of dead servers that had this address, and end those that nobody will take over.
 
-        Their journals are whole: everything that was acknowledged is there, and an end with its reason is added.
+        A session is never taken over from a living server, and of several new servers one gets it. Taken over, it
+        has its id, token and key, its budget as far as spent, its scores, notes and calls; its sandbox is reached
+        again behind it, and ends it with the reason if it is gone. What ends here is what was made without a address,
+        what nobody looked after for longer than a sandbox lives alone, and what cannot be read. Its journal is
+        whole: everything that was acknowledged is there, and an end with its reason is added.
+
+        Returns:
+            the names of the ended episodes.
         """
-        ended = []
-        for path in sorted(self._markers.glob("*.json")):
+        mine, lost = await self._succession.claim(self.address)
+        reasons = [(each.marker, "the server died while the episode was live") for each in lost]
+        for each in mine:
             try:
-                marker = json.loads(path.read_text())
-                owner_started = process_started(int(marker["pid"]))
-                if owner_started is not None and owner_started == marker["started"]:
-                    continue  # a living server's
-                folder = Path(marker["episode"])
-                await self._remove_leftovers(marker)
-                if folder.is_dir() and not any(event.type == "end" for event in read_journal(folder)):
-                    journal = Journal(folder)
-                    await journal.append_durable(
-                        "end",
-                        outcome="infrastructure_error",
-                        reason="the server died while the episode was live; what it had recorded is whole",
-                        score=None,
-                        spent=None,
-                    )
-                    journal.close()
-                    ended.append(folder.name)
-            except (OSError, ValueError, KeyError, JournalError):
-                pass  # a damaged marker or journal must not keep the server from starting
-            path.unlink(missing_ok=True)
+                await self._adopt(each)
+            except (
+                TaskError,
+                SandboxError,
+                SessionError,
+                JournalError,
+                OSError,
+                LookupError,
+                TypeError,
+                ValueError,
+            ) as e:
+                logger.warning("the session in %s cannot be taken over: %s", each.marker.episode, e)
+                reasons.append((each.marker, f"the server died and the next one could not go on ({e})"))
+        ended = []
+        for marker, reason in reasons:
+            if await self._succession.bury(marker, f"{reason}; what it had recorded is whole"):
+                ended.append(Path(marker.episode).name)
+        if self._tasks is not None and self.address is not None:
+            self._tasks.start_soon(self._sweep, [each.marker for each in mine + lost])
         return ended
 
-    async def _remove_leftovers(self, marker: Mapping[str, Any]) -> None:
+    async def _adopt(self, bequest: Bequest) -> None:
+        """Go on with one session. Its endpoint can be served at once; its sandbox is reached behind it."""
+        assert self._tasks is not None
+        marker = bequest.marker
+        task = self.catalog.get(marker.task)
+        task.preset(marker.preset)
+        folder = Path(marker.episode)
+        past = await anyio.to_thread.run_sync(lambda: read_past(read_journal(folder), task.spec.of(marker.preset)))
+        if past.ended or past.began == 0.0:
+            raise ValueError("it was over" if past.ended else "it had not begun")
+        past.last_served = bequest.served if past.sandbox is not None else 0.0
+        limits = Budget(**marker.budget)
+        config = SessionConfig(task, marker.preset, marker.seed, limits, marker.wait_s, dict(marker.metadata))
+        backend = await self.backend(marker.backend, unsafe=True, engine=marker.engine)
+        episode = Episode(folder)
         try:
-            with anyio.fail_after(30):
-                backend = get_backend(str(marker["backend"]), unsafe=True, environ=marker.get("engine"))
-                for found in await backend.find({"mlgym.session": str(marker["session"])}):
-                    await backend.remove(found.name)
-        except (SandboxError, OSError, TimeoutError, ValueError):
-            pass  # it ends itself when its time to live is over
+            session = Session(marker.session, marker.token, config, backend, episode, past)
+        except BaseException:
+            episode.close()
+            raise
+        self._succession.keep(marker)
+        self._sessions[session.id] = session
+        if marker.key is not None:
+            self._by_key[marker.key] = session.id
+        logger.info("session %s goes on after %.1f s", episode.id, time.time() - past.left_t)
+        await self._tasks.start(self._live, session)
+
+    async def _sweep(self, markers: Sequence[Marker]) -> None:
+        """Remove what dead servers left in the backends that they used, and in those of this machine."""
+        backends = {("bubblewrap", None), *((m.backend, json.dumps(m.engine) if m.engine else None) for m in markers)}
+        if self.default_sandbox == "docker":
+            backends.add(("docker", None))
+        for name, engine in sorted(backends, key=str):
+            try:
+                backend = await self.backend(name, unsafe=True, engine=None if engine is None else json.loads(engine))
+            except (SandboxError, ValueError):
+                continue
+            claimed = [held for s in self._sessions.values() if (held := s.sandbox_name) is not None]
+            await remove_orphans(backend, self._succession.markers, claimed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import sys
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from mlgym_mcp.session.session import Session
 
 Kind = Literal["validate", "submit", "autosubmit"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class _Grading:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
+        self.scope = anyio.CancelScope()
         self.done = anyio.Event()
         self.score: Score | None = None
         self.failure: Exception | None = None
@@ -151,6 +156,25 @@ class Scoring:
         return float(self._session.spec.grader.timeout_s)
 
     @property
+    def grading(self) -> bool:
+        """Whether something is being graded now."""
+        return self._running is not None and not self._running.done.is_set()
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a grading of a kind, under way or graded, whose score was not fetched."""
+        return self._running is not None and self._running.kind == kind
+
+    async def settled(self) -> None:
+        """Wait until nothing is being graded."""
+        if self._running is not None:
+            await self._running.done.wait()
+
+    @property
+    def final(self) -> Score | None:
+        """The score that ends the episode, once there is one."""
+        return next((score for score in self.scores if score.valid and score.kind != "validate"), None)
+
+    @property
     def best_validation(self) -> Score | None:
         """The best valid validation score so far."""
         valid = [s for s in self.scores if s.valid and s.kind == "validate"]
@@ -161,15 +185,19 @@ class Scoring:
     async def score(self, kind: Literal["validate", "submit"]) -> Score:
         """Grade the workspace as it stands now, or join the grading of the same kind that is under way.
 
-        A valid ``submit`` ends the episode. An invalid submission leaves it open and costs no validation.
+        A valid ``submit`` ends the episode as soon as it is graded, whether or not somebody still waits for it.
+        An invalid submission leaves it open and costs no validation.
 
         Raises:
             RefusedError: no validation is left, or grading takes longer than one call may wait: the result
-                is kept for the next call.
+                is kept for the next call, also for one that comes after the end.
+            EpisodeOverError: the episode is over.
             InfrastructureError: the grader failed; nothing is charged.
         """
         session = self._session
         running = self._running
+        if session.over is not None and (running is None or running.kind != kind or not running.done.is_set()):
+            raise EpisodeOverError(session.over_text())
         if running is not None and running.kind != kind:
             with anyio.move_on_after(session.config.wait_s):
                 await running.done.wait()
@@ -181,53 +209,88 @@ class Scoring:
                 raise RefusedError(
                     f"All {session.meter.budget.validations} validations are used. Call submit when you are done."
                 )
-            running = self._running = _Grading(kind)
             sandbox = await session.sandbox()
+            if session.over is not None:  # it ended while this call waited
+                raise EpisodeOverError(session.over_text())
+            running = _Grading(kind)
             session.start_soon(self._grade, running, sandbox)
+            self._running = running
         with anyio.move_on_after(session.config.wait_s):
             await running.done.wait()
         if not running.done.is_set():
             raise RefusedError(f"Grading goes on. Call {kind} again to get its result; nothing more is charged.")
-        self._running = None
-        score = running.result()
-        if kind == "submit" and score.valid:
-            await session.end("scored", "the work was submitted", score)
-        return score
+        if self._running is running:
+            self._running = None
+        return running.result()
 
     async def autosubmit(self) -> Score | None:
-        """Grade what is in the workspace after the agent is gone; ``None`` if the task does not want that."""
+        """Score the work of an agent that is gone; ``None`` if the task does not want that.
+
+        A ``submit`` that is still being graded is that score. Otherwise the workspace is graded, once, as it
+        stands; a validation under way is dropped.
+
+        Raises:
+            InfrastructureError: it could not be graded, which is nobody's score.
+        """
         session = self._session
+        if (running := self._running) is not None and not running.done.is_set():
+            if running.kind == "submit":
+                await running.done.wait()
+                if running.score is not None:
+                    return running.score
+            else:
+                running.scope.cancel()
+                await running.done.wait()
+        if self.final is not None:
+            return self.final
         if not session.spec.submission.autosubmit:
             return None
-        running = _Grading("autosubmit")
+        last = _Grading("autosubmit")
         try:
-            await self._grade(running, await session.sandbox())
-            return running.result()
-        except (InfrastructureError, RefusedError):
-            return None
+            await self._grade(last, await session.sandbox())
+            return last.result()
+        except RefusedError as exc:
+            raise InfrastructureError(str(exc)) from exc
 
     async def _grade(self, running: _Grading, sandbox: Sandbox) -> None:
         """Run one grading to its end and record it; the waiting calls are told through ``running``."""
         session = self._session
         try:
-            with anyio.fail_after(self.timeout_s + 60):
-                running.score = await self._graded(running.kind, sandbox)
-            if running.score.valid and running.kind == "validate":
-                session.meter.validations += 1
-            self.scores.append(running.score)
-            await session.episode.journal.append_durable("score", **running.score.record())
+            with running.scope, anyio.fail_after(self.timeout_s + 60):
+                score = await self._graded(running.kind, sandbox)
+                await self._keep(score)
+                running.score = score
+            if running.scope.cancelled_caught:
+                running.failure = EpisodeOverError(session.over_text())
         except SandboxLostError as exc:
             running.failure = InfrastructureError(f"The sandbox was lost while it was copied: {exc}")
         except (GraderError, SandboxError, OSError, JournalError, TimeoutError) as exc:
             reason = str(exc) or "it took too long"
-            session.episode.journal.append("grader_error", kind=running.kind, error=reason)
+            with contextlib.suppress(JournalError):  # it may be the very reason
+                session.episode.journal.append("grader_error", kind=running.kind, error=reason)
             running.failure = InfrastructureError(
                 f"The grader failed, which is not your fault and costs nothing: {reason}. Call {running.kind} again."
             )
         except EpisodeOverError as exc:
             running.failure = exc
+        except Exception:
+            logger.exception("session %s: grading failed", session.episode.id)
+            running.failure = InfrastructureError("The grader failed, which is not your fault and costs nothing.")
         finally:
+            if running.score is None and running.failure is None:  # cancelled with the session
+                running.failure = EpisodeOverError(session.over_text())
             running.done.set()
+
+    async def _keep(self, score: Score) -> None:
+        """Record a score, and what follows from it; it counts from the moment the journal has it."""
+        session = self._session
+        with anyio.CancelScope(shield=True):
+            await session.episode.journal.append_durable("score", **score.record())
+        self.scores.append(score)
+        if score.valid and score.kind == "validate":
+            session.meter.validations += 1
+        if score.valid and score.kind == "submit":
+            await session.end("scored", "the work was submitted", score)
 
     async def _graded(self, kind: Kind, sandbox: Sandbox) -> Score:
         session = self._session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 
+from mlgym_mcp import __version__
 from mlgym_mcp.catalog import Prepared, Task, TaskError
 from mlgym_mcp.catalog.measured import baseline
 from mlgym_mcp.session.budget import Budget, Meter
@@ -20,9 +22,11 @@ from mlgym_mcp.session.calls import Calls
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, RefusedError
 from mlgym_mcp.session.journal import JournalError
+from mlgym_mcp.session.leases import GpuDesk
 from mlgym_mcp.session.notes import Notes
+from mlgym_mcp.session.recovery import Past
 from mlgym_mcp.session.scoring import Score, Scoring
-from mlgym_mcp.session.setup import Setup, set_up
+from mlgym_mcp.session.setup import Setup, set_up, take_up
 from mlgym_sandbox import Sandbox
 from mlgym_sandbox.backends.base import Backend
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
@@ -33,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _WATCH_S = 2.0
 _CLOSE_S = 60.0
+_LEAVE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,25 @@ class Session:
 
     ``run()`` owns every task of the session; all other methods may be called while it runs. After ``end``
     was called once, every tool call answers that the episode is over and why.
+
+    Args:
+        session_id: unguessable.
+        token: the bearer token of its endpoint.
+        config: what it is made of.
+        backend: where its sandbox runs.
+        episode: its folder, open.
+        past: what the journal tells, if an earlier server has begun this session.
     """
 
-    def __init__(self, session_id: str, token: str, config: SessionConfig, backend: Backend, episode: Episode) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        token: str,
+        config: SessionConfig,
+        backend: Backend,
+        episode: Episode,
+        past: Past | None = None,
+    ) -> None:
         self.id = session_id
         self.token = token
         self.config = config
@@ -87,17 +108,28 @@ class Session:
         self.scoring = Scoring(self)
         self.over: End | None = None
         self.closed = False
+        self.leaving = False
         self.phase = "starting"
         self.created = time.time()
         self.last_used = time.monotonic()
         self._sandbox: Sandbox | None = None
         self._prepared: Prepared | None = None
         self.grader_python: Path | None = None
+        self.gpus: tuple[str, ...] = ()
+        """The GPUs that it has leased, once it has."""
+        self.gpu_desk: GpuDesk | None = None
         self._ready = anyio.Event()
         self._ending = anyio.Event()
         self._ended = anyio.Event()
         self._reattach = anyio.Lock()
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._past = past
+        if past is not None:
+            self.created = past.began
+            self.calls.made = past.made
+            self.meter.calls = past.counted
+            self.meter.validations = past.validations
+            self.scoring.scores = past.scores
 
     # ------------------------------------------------------------------ for tools
 
@@ -110,6 +142,13 @@ class Session:
     def ready(self) -> bool:
         """Whether data and sandbox are there."""
         return self._ready.is_set() and self._sandbox is not None
+
+    @property
+    def sandbox_name(self) -> str | None:
+        """The name of its sandbox; ``None`` while there is none."""
+        if self._sandbox is not None:
+            return self._sandbox.name
+        return None if self._past is None else self._past.sandbox
 
     @property
     def prepared(self) -> Prepared:
@@ -205,30 +244,60 @@ class Session:
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._close()
+                await (self._leave() if self.leaving else self._close())
 
     async def end(self, outcome: Outcome, reason: str, score: Score | None = None) -> None:
-        """Begin the end of the episode; the first call wins. In-flight tool calls answer that it is over."""
+        """Begin the end of the episode; the first call wins. In-flight tool calls answer that it is over.
+
+        That it ends is journalled before anybody is told: should the server die now, the next one goes on with the
+        end. (With a score it is known from that.)
+        """
         if self.over is None:
             self.over = End(outcome, reason, score)
+            if score is None and (self._past is None or self._past.ending is None):
+                with contextlib.suppress(JournalError):
+                    self.episode.journal.append("ending", outcome=outcome, reason=reason)
             self.meter.stop()
             self._ending.set()
             self.calls.interrupt()
 
-    async def wait_ended(self) -> End:
-        """Wait until the episode has ended and everything is cleaned up."""
+    async def wait_ended(self) -> End | None:
+        """Wait until the episode has ended and everything is cleaned up; ``None`` if it goes on in the next server."""
         await self._ended.wait()
-        assert self.over is not None
-        return self.over
+        return None if self.leaving else self.over
+
+    async def wait_ready(self) -> None:
+        """Wait until the sandbox is there, or cannot be had."""
+        await self._ready.wait()
+
+    async def detach(self) -> None:
+        """Leave the session to the next server: the sandbox and its jobs live on, the journal is synced.
+
+        Calls in flight get a moment to answer, then they are told to call again later. An end that was decided
+        and a grading under way are taken up, or done again, by the next server.
+        """
+        if self._tasks is None or self._ended.is_set():
+            return
+        self.leaving = True
+        await self.calls.leave(_LEAVE_S)
+        self._tasks.cancel_scope.cancel()
+        await self._ended.wait()
 
     async def _prepare(self) -> None:
         def say(phase: str) -> None:
             self.phase = phase
 
+        past = self._past
+        again = past is not None and past.sandbox is not None
         try:
-            made: Setup = await set_up(self, say)
-        except (SandboxError, InfrastructureError, TaskError, OSError) as exc:
-            await self.end("infrastructure_error", f"it could not be prepared: {exc}")
+            if past is not None and past.final is not None:
+                await self.end("scored", past.final_reason, past.final)
+            if past is not None and not again:
+                self._note_adopted(past)
+            made: Setup = await (set_up(self, say) if past is None else take_up(self, past, say))
+        except (SandboxError, InfrastructureError, TaskError, JournalError, OSError) as exc:
+            why = "the sandbox did not outlive the server" if again else "it could not be prepared"
+            await self.end("infrastructure_error", f"{why}: {exc}")
         except Exception:
             logger.exception("session %s could not be prepared", self.episode.id)
             await self.end("infrastructure_error", "it could not be prepared: an error in the server, see its log")
@@ -236,22 +305,66 @@ class Session:
             self._sandbox, self._prepared = made.sandbox, made.prepared
             self.grader_python = made.grader_python
             self.phase = "ready"
-            self.meter.start()
+            self.meter.start(past.wall_s if past is not None else 0.0)
+            if past is not None and again:
+                await self._take_up(past)
         finally:
             self._ready.set()
 
+    async def _take_up(self, past: Past) -> None:
+        """Look after the session from now on, or go on with an end that was decided."""
+        try:
+            self._note_adopted(past)
+        except JournalError as exc:
+            await self.end("infrastructure_error", str(exc))
+        if past.ending is not None:
+            await self.end(*past.ending)
+
+    def _note_adopted(self, past: Past) -> None:
+        """Record that another server has the session now, and which calls the one before died over."""
+        away_s = round(max(0.0, time.time() - past.left_t), 3)
+        self.episode.journal.append("adopted", server=__version__, away_s=away_s, unanswered=past.unanswered)
+
     async def _watch(self) -> None:
-        """Look after the limits that end a session: wall time and CPU seconds; and keep the sandbox's TTL fresh."""
+        """Look after the limits that end a session, and keep the sandbox's TTL fresh."""
         await self._ready.wait()
         while self.over is None:
-            with anyio.move_on_after(min(_WATCH_S, self.meter.wall_left_s)):
+            with anyio.move_on_after(min(_WATCH_S, self.meter.wall_left_s, self.meter.idle_left_s)):
                 await self._ending.wait()
+            await self.check_limits()
+
+    async def check_limits(self) -> None:
+        """Measure, and end the session if its wall time, CPU seconds or idle time are over."""
+        if self.meter.wall_left_s > 0:  # a sandbox that hangs does not lengthen the time
             await self.measure()
-            if self.over is None and (spent := self.meter.exhausted()) is not None:
-                await self.end("budget_exhausted" if self.calls.made else "abandoned", spent)
+        if self.over is None and (spent := self.meter.exhausted()) is not None:
+            await self.end("budget_exhausted" if self.calls.made else "abandoned", spent)
+        if self.over is None and await self._idle():
+            await self.end(*self._idle_end())
+
+    async def _idle(self) -> bool:
+        """Whether the idle time is over: no call in flight, nothing being graded, no job that runs or ran lately."""
+        meter = self.meter
+        if self.calls.in_flight or self.scoring.grading:
+            meter.touch()
+        if meter.idle_left_s > 0 or self._sandbox is None:
+            return False
+        try:
+            with anyio.fail_after(5):
+                for job in await self._sandbox.jobs():
+                    meter.touch(0 if job.state == "running" else time.time() - (job.started + job.seconds))
+        except (SandboxError, TimeoutError):
+            meter.touch()  # whether a job runs cannot be told now: the next round looks again
+        return not self.calls.in_flight and meter.idle_left_s <= 0
+
+    def _idle_end(self) -> tuple[Outcome, str]:
+        idle = self.meter.idle_text()
+        if self.meter.calls_exhausted():
+            return "budget_exhausted", f"the {self.meter.budget.calls} tool calls are spent and {idle}"
+        return "abandoned", idle
 
     async def measure(self) -> None:
-        """Bring the meter's CPU seconds up to date."""
+        """Bring the meter's CPU seconds and disk up to date."""
         sandbox = self._sandbox
         if sandbox is None:
             return
@@ -259,6 +372,7 @@ class Session:
             with anyio.fail_after(5):
                 usage = await sandbox.usage()
             self.meter.cpu_s = max(self.meter.cpu_s, usage.cpu_s)
+            self.meter.disk_mb = usage.disk_bytes / (1 << 20)
         except SandboxLostError as exc:
             try:
                 await self._recover(sandbox, exc)
@@ -272,16 +386,25 @@ class Session:
         over = self.over
         assert over is not None
         if over.outcome in ("budget_exhausted", "abandoned") and self._sandbox is not None and self.calls.made:
-            with anyio.move_on_after(self.scoring.timeout_s + _CLOSE_S):
-                score = await self.scoring.autosubmit()
-                if score is not None and score.valid:
-                    self.over = End("scored", f"{over.reason}; the workspace was submitted as it stood", score)
-                elif score is not None and score.code != "missing":
-                    self.over = End("invalid_submission", f"{over.reason}; what was left is not valid: {score.reason}")
+            try:
+                with anyio.fail_after(2 * self.scoring.timeout_s + _CLOSE_S):
+                    score = await self.scoring.autosubmit()
+            except (InfrastructureError, TimeoutError) as exc:
+                failed = str(exc) or "grading took too long"
+                self.over = End("infrastructure_error", f"{over.reason}; what was left was not graded: {failed}")
+                return
+            if score is not None and score.valid:
+                how = "the work was submitted" if score.kind == "submit" else "the workspace was submitted as it stood"
+                self.over = End("scored", f"{over.reason}; {how}", score)
+            elif score is not None and score.code != "missing":
+                self.over = End("invalid_submission", f"{over.reason}; what was left is not valid: {score.reason}")
 
     async def _close(self) -> None:
         if self.over is None:
-            self.over = End("infrastructure_error", "the server stopped")
+            await self.end("infrastructure_error", "the server stopped")
+        assert self.over is not None
+        if self.over.outcome != "scored" and (final := self.scoring.final) is not None:
+            self.over = End("scored", f"{self.over.reason}; the work had been graded", final)  # no score is lost
         with anyio.move_on_after(_CLOSE_S):
             await self.measure()
         over = self.over
@@ -296,13 +419,32 @@ class Session:
         except JournalError:
             self.phase = "ended, but the journal could not be written"
         self.closed = True
-        if self._sandbox is not None:
-            with anyio.move_on_after(_CLOSE_S):
-                try:
-                    await self._sandbox.close()
-                except (SandboxError, OSError):
-                    await self.backend.remove(self._sandbox.name)
+        with anyio.move_on_after(_CLOSE_S), contextlib.suppress(SandboxError, OSError):
+            await self._remove_sandbox()
         self._sandbox = None
         self.phase = "ended"
+        self.episode.close()
+        self._ended.set()
+
+    async def _remove_sandbox(self) -> None:
+        name = self.sandbox_name
+        if self._sandbox is not None:
+            try:
+                await self._sandbox.close()
+            except (SandboxError, OSError):
+                await self.backend.remove(self._sandbox.name)
+        elif name is not None:  # an earlier server's, which this one could not reach
+            await self.backend.remove(name)
+
+    async def _leave(self) -> None:
+        """Let go of everything without ending the episode."""
+        self.closed = True
+        with contextlib.suppress(JournalError):
+            await self.episode.journal.append_durable("detached", spent=asdict(self.meter.spent))
+        if self._sandbox is not None:
+            with anyio.move_on_after(_CLOSE_S), contextlib.suppress(SandboxError, OSError):
+                await self._sandbox.detach()
+        self._sandbox = None
+        self.phase = "left to the next server"
         self.episode.close()
         self._ended.set()

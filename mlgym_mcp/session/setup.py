@@ -15,14 +15,20 @@ import anyio
 from mlgym_mcp.catalog import Prepared, Task, find_prepared, prepare
 from mlgym_mcp.catalog.spec import PlayerSpec
 from mlgym_mcp.grading.player_host import player_sandbox_spec
+from mlgym_mcp.session import leases
+from mlgym_mcp.session.leftovers import owner_labels
 from mlgym_sandbox import Limits, Mount, Sandbox, SandboxSpec, environment
+from mlgym_sandbox.errors import SandboxError, SandboxLostError
 from mlgym_sandbox.spec import DATA
 
 if TYPE_CHECKING:
+    from mlgym_mcp.session.recovery import Past
     from mlgym_mcp.session.session import Session
 
-_TTL_S = 1800.0
+TTL_S = 1800.0
 """A sandbox ends itself when no server has spoken to it for so long."""
+_ATTACH_S = 30.0
+_ATTACH_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +68,22 @@ def sandbox_spec(session: Session, prepared: Prepared) -> SandboxSpec:
         limits=Limits(
             cpus=preset.cpus,
             memory_mb=preset.memory_mb,
-            storage_mb=preset.storage_mb,
+            storage_mb=session.config.budget.disk_mb or preset.storage_mb,
         ),
         mounts=(Mount(prepared.public, DATA),),
+        gpus=session.gpus,
         env={
             "MLGYM_SEED": str(session.config.seed),
             "MLGYM_TASK": session.task.id,
             "MLGYM_PRESET": session.config.preset,
         },
-        labels={"mlgym": "1", "mlgym.session": session.id, "mlgym.task": session.task.id},
-        ttl_s=_TTL_S,
+        labels={
+            **owner_labels(),
+            "mlgym.session": session.id,
+            "mlgym.task": session.task.id,
+            **leases.labels_of(session.gpus),
+        },
+        ttl_s=TTL_S,
     )
 
 
@@ -85,7 +97,8 @@ def player_spec(session: Session) -> SandboxSpec:
         cpus=limits.cpus,
         memory_mb=limits.memory_mb,
         pids=limits.pids,
-        labels={"mlgym": "1", "mlgym.session": session.id, "mlgym.role": "player"},
+        gpus=session.gpus[: limits.gpus],
+        labels={**owner_labels(), "mlgym.session": session.id, "mlgym.role": "player"},
         ttl_s=limits.total_timeout_s + 120,
     )
 
@@ -114,6 +127,8 @@ async def set_up(session: Session, say: Callable[[str], None]) -> Setup:
     if environment.find(session.preset.environment) is None and session.backend.name != "docker":
         say(f"preparing the Python environment {session.preset.environment} (once per machine)")
         await environment.prepare(session.preset.environment)
+    if session.gpu_desk is not None:
+        session.gpus = await session.gpu_desk.lease(session, say)
     say("starting the sandbox")
     sandbox = await session.backend.create(sandbox_spec(session, prepared))
     try:
@@ -125,3 +140,39 @@ async def set_up(session: Session, say: Callable[[str], None]) -> Setup:
             await sandbox.close()
         raise
     return Setup(sandbox, prepared, grader_python)
+
+
+async def take_up(session: Session, past: Past, say: Callable[[str], None]) -> Setup:
+    """Go on with a session that an earlier server began: returns when its sandbox answers again.
+
+    One that was not ready then is set up anew.
+
+    Raises:
+        SandboxError: the sandbox is gone, or cannot be reached.
+        InfrastructureError, OSError: as ``set_up``.
+    """
+    if past.sandbox is None:
+        for found in await session.backend.find({"mlgym.session": session.id}):
+            await session.backend.remove(found.name)  # half made
+        return await set_up(session, say)
+    prepared, grader_python = await ensure_data(session.task, session.config.preset, say)
+    say("connecting to the sandbox again")
+    sandbox = await _attached(session, past.sandbox)
+    if session.gpu_desk is not None:
+        session.gpus = await session.gpu_desk.adopt(session)
+    return Setup(sandbox, prepared, grader_python)
+
+
+async def _attached(session: Session, name: str) -> Sandbox:
+    """Connect to a sandbox, waiting a while for an engine that starts together with the server."""
+    deadline = anyio.current_time() + _ATTACH_S
+    while True:
+        try:
+            with anyio.fail_after(_ATTACH_S):
+                return await session.backend.attach(name)
+        except SandboxLostError:
+            raise
+        except (SandboxError, OSError, TimeoutError) as exc:
+            if anyio.current_time() > deadline:
+                raise SandboxError(f"the sandbox {name} cannot be reached: {exc}") from exc
+            await anyio.sleep(_ATTACH_AGAIN_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Annotated
 
@@ -126,12 +127,19 @@ async def job_stop(call: Call, job_id: JobId) -> Reply:
     return Reply(f"{_text(tail.data, tail.offset)}{_line(status)}", meta=_meta(status))
 
 
+async def follow(call: Call, job_id: str) -> None:
+    """Wait until a job has ended, however long it takes, or the call's patience has."""
+    async with call.session.working() as sandbox:
+        await _wait(call, sandbox, await sandbox.wait(job_id, 0), math.inf)
+
+
 async def _wait(call: Call, sandbox: Sandbox, status: JobStatus, wait_s: float) -> JobStatus:
     """Wait for a job in ticks, telling the client each time that it goes on (some give up on silence)."""
     deadline = time.monotonic() + wait_s
-    while status.state == "running" and (left := deadline - time.monotonic()) > 0:
-        status = await sandbox.wait(status.id, min(_TICK_S, left))
-        if status.state == "running":
+    while status.state == "running" and (left := deadline - time.monotonic()) > 0 and not call.patience.over:
+        with call.patience.wait():
+            status = await sandbox.wait(status.id, min(_TICK_S, left))
+        if status.state == "running" and not call.patience.over:
             last = await sandbox.output(status.id, -400, 400)
             lines = _decode(last.data).replace("\r", "\n").strip().splitlines()
             await call.progress(
@@ -215,4 +223,4 @@ def _first_line(command: str) -> str:
     return lines[0][:120] + (f" (and {plural(len(lines) - 1, 'more line')})" if len(lines) > 1 else "")
 
 
-__all__ = ["job_list", "job_output", "job_stop", "job_wait", "shell"]
+__all__ = ["follow", "job_list", "job_output", "job_stop", "job_wait", "shell"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import anyio
 
 from mlgym_mcp.session.session import Session
 
@@ -18,12 +21,45 @@ async def _silent(progress: float, total: float | None, message: str) -> None:
     """Report to nobody."""
 
 
+class Patience:
+    """Lets a call stop waiting at once, when nobody waits for its answer any more. What it waited for goes on."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._waiting: set[anyio.CancelScope] = set()
+
+    def end(self) -> None:
+        """Stop all waiting, now and from now on."""
+        self.over = True
+        for scope in list(self._waiting):
+            scope.cancel()
+
+    @contextmanager
+    def wait(self) -> Iterator[anyio.CancelScope]:
+        """Wait within the body; it is left at once when the patience ends."""
+        with anyio.CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                if self.over:
+                    scope.cancel()
+                yield scope
+            finally:
+                self._waiting.discard(scope)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a tool: the session it works on, and where progress goes (done, total or ``None``, message)."""
+    """One call of a tool.
+
+    Attributes:
+        session: what it works on.
+        progress: where progress goes (done, total or ``None``, message).
+        patience: whether to go on waiting.
+    """
 
     session: Session
     progress: Progress = _silent
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +75,15 @@ class Reply:
     text: str
     data: Mapping[str, Any] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def with_warning(reply: Reply, warning: str) -> Reply:
+    """Return the reply with one more line; where clients show the model the JSON only, its ``message`` says it too."""
+    separator = "" if reply.text.endswith("\n") or not reply.text else "\n"
+    data = reply.data
+    if data is not None and isinstance(message := data.get("message"), str):
+        data = {**data, "message": f"{message} [{warning}]"}
+    return replace(reply, text=f"{reply.text}{separator}[{warning}]", data=data)
 
 
 def cut(text: str, how_to_read_on: str, limit: int = MAX_CHARS) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import anyio
 
 from mlgym_mcp.api import JobView, StatusView, TaskView
+from mlgym_mcp.session.errors import RefusedError
 from mlgym_mcp.session.scoring import Score
 from mlgym_mcp.tools.reply import Call, Reply
 from mlgym_mcp.tools.views import budget_view, detail_of, metric_view, score_view, state_of
@@ -39,13 +40,15 @@ async def get_task(call: Call) -> Reply:
         f"{budget.wall_left_s:.0f} s of wall time" if budget.wall_left_s is not None else "",
         f"{budget.validations_left} validations" if budget.validations_left is not None else "",
         f"{budget.cpu_left_s:.0f} s of CPU time" if budget.cpu_left_s is not None else "",
+        f"{budget.disk_left_mb:.0f} MiB of disk" if budget.disk_left_mb is not None else "",
     ]
+    idle = "" if budget.idle_s is None else f" Unused for {budget.idle_s:g} s, the session ends."
     text = "\n".join(
         [
             view.instruction.rstrip(),
             "",
             f"Metric: {metric.name} ({better}); the baseline reaches {metric.baseline}.",
-            f"Budget left: {', '.join(filter(None, limits)) or 'no limits'}.",
+            f"Budget left: {', '.join(filter(None, limits)) or 'no limits'}.{idle}",
             f"Files in /workspace: {', '.join(view.files)}.",
             f"Files in /data (read-only): {', '.join(view.data) if view.data else 'still being prepared'}.",
             f"How to submit: {view.how_to_submit}",
@@ -80,9 +83,10 @@ async def status(call: Call) -> Reply:
     calls = "no limit" if budget.calls is None else budget.calls_left
     validations = "no limit" if budget.validations is None else budget.validations_left
     wall = "no limit" if budget.wall_left_s is None else f"{budget.wall_left_s:.0f} s"
+    disk = "no limit" if budget.disk_left_mb is None else f"{budget.disk_left_mb:.0f} of {budget.disk_mb} MiB"
     lines = [
         f"State: {view.detail}.",
-        f"Tool calls left: {calls}; validations left: {validations}; wall time left: {wall}.",
+        f"Tool calls left: {calls}; validations left: {validations}; wall time left: {wall}; disk left: {disk}.",
         f"Running jobs: {', '.join(f'{j.id} ({j.seconds:.0f} s)' for j in running) or 'none'}.",
         f"Best validation: {best.line() if best else 'none yet'}.",
     ]
@@ -105,7 +109,12 @@ async def submit(call: Call) -> Reply:
 
 
 async def _scored(call: Call, kind: Literal["validate", "submit"]) -> Reply:
-    score = await _with_progress(call, kind, lambda: call.session.scoring.score(kind))
+    scores: list[Score] = []
+    with call.patience.wait():
+        scores.append(await _with_progress(call, kind, lambda: call.session.scoring.score(kind)))
+    if not scores:
+        raise RefusedError(f"Grading goes on. Call {kind} again to get its result; nothing more is charged.")
+    (score,) = scores
     view = score_view(score, call.session)
     if not score.valid:
         text = f"The submission is not valid ({score.code}): {score.reason}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
 from mlgym_mcp.api import ScoreView, StatusView, TaskView
 from mlgym_mcp.session.calls import CallSpec
 from mlgym_mcp.tools import files, jobs, notes, task
-from mlgym_mcp.tools.reply import Reply
+from mlgym_mcp.tools.reply import Call, Reply, with_warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,27 @@ class ToolSpec:
         """The tool's name on the wire."""
         return self.function.__name__
 
+    async def run(self, call: Call, **arguments: Any) -> Reply:
+        """Carry out one call; the reply says so, once, when little of the budget is left since the call before.
+
+        Raises:
+            Exception: what the tool raises.
+        """
+        reply = await self.function(call, **arguments)
+        if call.session.over is not None or self.result is TaskView:
+            return reply
+        warning = call.session.meter.new_warning()
+        if warning is None or self.result is StatusView:  # the status says it every time
+            return reply
+        return with_warning(reply, warning)
+
 
 _READ = CallSpec("shared", counted=True)
 _ALWAYS = CallSpec("shared", counted=False, after_end=True)
 _FREE = CallSpec("shared", counted=False)
 _CHANGE = CallSpec("ordered", counted=True)
 _ALONE = CallSpec("exclusive", counted=True)
-_LAST = CallSpec("exclusive", counted=False)
+_LAST = CallSpec("exclusive", counted=False, after_end=True)  # a score that nobody waited for is still there
 
 TOOLS: tuple[ToolSpec, ...] = (
     ToolSpec(task.get_task, "Read the task", _ALWAYS, True, False, True, TaskView),

@@ -23,6 +23,9 @@ def budget_view(session: Session) -> BudgetView:
         validations_left=None if budget.validations is None else max(0, budget.validations - meter.validations),
         cpu_s=budget.cpu_s,
         cpu_left_s=None if budget.cpu_s is None else round(max(0.0, budget.cpu_s - meter.cpu_s), 1),
+        idle_s=budget.idle_s,
+        disk_mb=budget.disk_mb,
+        disk_left_mb=None if budget.disk_mb is None else round(max(0.0, budget.disk_mb - meter.disk_mb), 1),
     )
 
 

@@ -344,6 +344,14 @@ class Sandbox:
         await self.channel.request("ping", timeout_s=timeout_s)
         return anyio.current_time() - begun
 
+    async def set_environment(self, env: Mapping[str, str]) -> None:
+        """Give every command that is started from now on more environment variables, also after a reconnection.
+
+        Raises:
+            SandboxError: a name or value that cannot be in an environment.
+        """
+        await self.channel.request("environment", {}, json.dumps(dict(env)).encode())
+
     async def detach(self) -> None:
         """Drop the connection; the sandbox and its jobs live on."""
         self._closed = True

@@ -15,7 +15,7 @@ import pytest
 from mcp import Client
 
 from mlgym_mcp.cli.entry import greeting_of
-from mlgym_mcp.cli.serve import parse_address
+from mlgym_mcp.cli.http_server import parse_address
 from mlgym_mcp.records.episodes import episode_folders
 from tests.serving.conftest import CLI, light, own_home, playing, running_host, text_of
 from tests.toy import CSV
@@ -149,7 +149,7 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         (["toy", "other"], None),
         (["toy", "--calls", "many"], None),
         (["--help"], None),
-        ([], None),
+        ([], {}),
     ],
 )
 def test_the_relays_short_way_reads_what_it_knows_and_leaves_the_rest(arguments: list[str], expected: object) -> None:

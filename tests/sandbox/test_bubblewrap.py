@@ -419,11 +419,6 @@ async def test_an_environment_that_is_not_prepared_says_how_to(backend: Bubblewr
         await backend.create(spec(environment="light"))
 
 
-async def test_gpus_are_refused(backend: BubblewrapBackend) -> None:
-    with pytest.raises(BackendUnavailableError, match="docker"):
-        await backend.create(spec(gpus=("GPU-1",)))
-
-
 SERVER = """
 import json, sys, anyio
 from mlgym_sandbox.backends.bubblewrap import BubblewrapBackend

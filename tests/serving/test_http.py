@@ -6,7 +6,7 @@ import httpx
 import pytest
 from mcp import Client
 
-from mlgym_mcp.serving.app import admin_token
+from mlgym_mcp.serving.auth import load_admin_token
 from mlgym_sandbox.home import home
 from tests.serving.conftest import playing, running_host, text_of
 
@@ -58,7 +58,7 @@ async def test_with_tokens_required_only_the_sessions_own_opens_it(backend: str)
 
 async def test_the_control_api_makes_shows_and_ends_sessions(backend: str) -> None:
     async with running_host(backend) as host:
-        authorized = {"Authorization": f"Bearer {admin_token()}"}
+        authorized = {"Authorization": f"Bearer {load_admin_token().value}"}
         async with httpx.AsyncClient(base_url=host.base_url, timeout=60) as http:
             assert (await http.post("/api/sessions", json={"task": "toy"})).status_code == 401
             body = {"task": "toy", "seed": 7, "budget": {"calls": 3}, "idempotency_key": "k", "metadata": {"a": 1}}
@@ -83,7 +83,7 @@ async def test_the_control_api_makes_shows_and_ends_sessions(backend: str) -> No
     [
         ({"task": "nope"}, 400, "there is no task 'nope'"),
         ({"task": "toy", "preset": "huge"}, 400, "has no preset 'huge'"),
-        ({"task": "toy", "budget": {"calls": -1}}, 400, "budget calls must be positive"),
+        ({"task": "toy", "budget": {"calls": -1}}, 400, "The budget's calls must be a whole number from 1"),
         ({"task": "toy", "budget": {"coffee": 1}}, 400, "coffee"),
         ({"task": "toy", "sandbox": "vm"}, 400, "vm"),
         ({"task": "toy", "color": "red"}, 422, "color: Extra inputs are not permitted"),
@@ -94,13 +94,13 @@ async def test_bad_requests_are_answered_with_what_was_wrong(
     body: dict[str, object], status: int, expected: str, backend: str
 ) -> None:
     async with running_host(backend) as host, httpx.AsyncClient(base_url=host.base_url) as http:
-        authorized = {"Authorization": f"Bearer {admin_token()}"}
+        authorized = {"Authorization": f"Bearer {load_admin_token().value}"}
         answer = await http.post("/api/sessions", json=body, headers=authorized)
         assert answer.status_code == status
         assert expected in answer.json()["error"]
 
 
 async def test_the_admin_token_is_kept_in_a_file_that_only_the_user_can_read() -> None:
-    token = admin_token()
-    assert token == admin_token()
+    token = load_admin_token().value
+    assert token == load_admin_token().value
     assert (home() / "admin.token").stat().st_mode & 0o777 == 0o600

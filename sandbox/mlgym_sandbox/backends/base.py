@@ -48,6 +48,17 @@ class Backend(ABC):
         """All sandboxes of this backend that carry all of these labels, dead or alive."""
 
     @abstractmethod
+    async def relabel(self, name: str, labels: Mapping[str, str]) -> None:
+        """Give a sandbox other labels: from now on ``find`` knows it by these and by no others.
+
+        An engine that fixes a container's labels when it is made goes on showing the first ones in its own
+        lists; what counts is remembered on this machine, beside the sandbox's secret.
+
+        Raises:
+            SandboxLostError: there is none of that name, or nothing is remembered of it here.
+        """
+
+    @abstractmethod
     async def attach(self, name: str) -> Sandbox:
         """Connect again to a running sandbox, whoever made it: jobs and their output are still there.
 

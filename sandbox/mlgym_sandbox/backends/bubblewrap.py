@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from mlgym_sandbox import cgroups, disk, environment
-from mlgym_sandbox.backends import bubblewrap_setup, bubblewrap_state
+from mlgym_sandbox.backends import bubblewrap_gpus, bubblewrap_setup, bubblewrap_state
 from mlgym_sandbox.backends.base import Backend, Found
 from mlgym_sandbox.backends.bubblewrap_setup import Setup
 from mlgym_sandbox.backends.bubblewrap_state import SOCKETS, State
@@ -80,9 +80,8 @@ class BubblewrapBackend(Backend):
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """Make a sandbox and connect to its runner. See ``Backend.create``."""
-        if spec.gpus:
-            raise BackendUnavailableError("the bubblewrap backend hands in no GPUs; use the docker backend for them")
         setup = await self._found()
+        devices = await self._off_loop(bubblewrap_gpus.nodes, spec.gpus)
         python = await self._environment(spec.environment)
         state = State(
             spec.name,
@@ -94,7 +93,7 @@ class BubblewrapBackend(Backend):
         )
         await self._off_loop(bubblewrap_state.make, state)  # from here on the name is ours
         try:
-            await self._off_loop(_launch, setup, spec, python, state)
+            await self._off_loop(_launch, setup, spec, python, state, devices)
             return await self._connect(state)
         except BaseException as error:
             said = await self._discard(state)
@@ -107,6 +106,11 @@ class BubblewrapBackend(Backend):
     async def find(self, labels: Mapping[str, str]) -> Sequence[Found]:
         """All sandboxes with these labels. See ``Backend.find``."""
         return await self._off_loop(_find, dict(labels))
+
+    async def relabel(self, name: str, labels: Mapping[str, str]) -> None:
+        """Write the labels anew. See ``Backend.relabel``."""
+        if not await self._off_loop(bubblewrap_state.relabel, name, labels):
+            raise SandboxLostError(f"there is no sandbox named {name!r}")
 
     async def attach(self, name: str) -> Sandbox:
         """Connect to a running sandbox again. See ``Backend.attach``."""
@@ -162,7 +166,7 @@ class BubblewrapBackend(Backend):
         return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
 
 
-def _launch(setup: Setup, spec: SandboxSpec, python: Environment, state: State) -> None:
+def _launch(setup: Setup, spec: SandboxSpec, python: Environment, state: State, devices: Sequence[str]) -> None:
     """Make all that a sandbox consists of and start it. Leaves what it made when it fails."""
     folder, limits, who = state.folder, spec.limits, state.identities
     image = folder / _IMAGE if setup.why_no_image is None else None
@@ -196,6 +200,7 @@ def _launch(setup: Setup, spec: SandboxSpec, python: Environment, state: State) 
         state=folder / "jobs",
         workspace=None if image else folder / "workspace",
         version=setup.version,
+        devices=devices,
     )
     rlimits = {resource.RLIMIT_CORE: 0}
     if not counted:

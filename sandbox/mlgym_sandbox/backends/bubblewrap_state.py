@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mlgym_sandbox.backends.local import LocalFolder, start_time
@@ -110,6 +110,17 @@ def load(name: str) -> State | None:
         return State(**plain | {"identities": Identities(**who), "cgroup": tuple(cgroup) if cgroup else None})
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def relabel(name: str, labels: Mapping[str, str]) -> bool:
+    """Write other labels, whole or not at all; whether there is such a sandbox."""
+    state = load(name)
+    if state is None:
+        return False
+    fresh = state.folder / f".{_STATE}"
+    fresh.write_text(json.dumps(asdict(replace(state, labels=dict(labels)))))
+    fresh.rename(state.folder / _STATE)
+    return True
 
 
 def every() -> Iterator[State]:

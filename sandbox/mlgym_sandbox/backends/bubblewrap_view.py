@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlgym_sandbox import seccomp
+from mlgym_sandbox.backends import bubblewrap_gpus
 from mlgym_sandbox.environment import INSIDE, Environment
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.host_system import TOP, shows, usr_parts
@@ -48,6 +49,12 @@ class View:
         self.sources[name] = source
         self.arguments += ["--bind" if write else "--ro-bind", f"@{name}@", target]
 
+    def device(self, path: str) -> None:
+        """Show a device node as what it is."""
+        name = f"source{len(self.sources)}"
+        self.sources[name] = path
+        self.arguments += ["--dev-bind", f"@{name}@", path]
+
     def folder(self, path: str, mode: str = "0755") -> None:
         """Make an empty folder."""
         self.arguments += ["--perms", mode, "--dir", path]
@@ -69,6 +76,7 @@ def lay_out(
     state: Path,
     workspace: Path | None,
     version: tuple[int, ...],
+    devices: Sequence[str] = (),
 ) -> View:
     """Return everything bubblewrap is told.
 
@@ -81,6 +89,7 @@ def lay_out(
         state: the folder for jobs' output.
         workspace: a plain folder to be the workspace; ``None`` when the launcher mounts an image as that.
         version: bubblewrap's.
+        devices: device nodes of this machine to show: those of the sandbox's GPUs.
 
     Raises:
         SandboxError: a mount that cannot be shown.
@@ -88,11 +97,16 @@ def lay_out(
     view = View()
     view.arguments += _namespaces(identities, version)
     _system(view)
-    made = {"/usr", "/usr/local", "/usr/share", "/etc"}
+    made = {"/usr", "/usr/local", "/usr/share", "/etc", "/dev"}
     for path in ("/opt", "/opt/mlgym", "/var", "/home"):
         _ancestors(view, f"{path}/x", made)
     view.arguments += ["--symlink", "/tmp", "/var/tmp"]  # noqa: S108 - inside
     view.arguments += ["--proc", "/proc", "--dev", "/dev"]
+    for device in devices:
+        _ancestors(view, device, made)
+        view.device(device)
+    if devices and (driver := bubblewrap_gpus.driver()) is not None:
+        view.show(driver, driver)
     shared = min(spec.limits.memory_mb // 4, 1024)
     _memory_folder(view, identities, "shm", "/dev/shm", max(1, shared))  # noqa: S108 - inside
     # What lies in memory counts as memory and outlives its process: it must never be able to fill the limit.
@@ -140,6 +154,7 @@ def command_environment(spec: SandboxSpec) -> dict[str, str]:
         "DATA_DIR": DATA,
         "VIRTUAL_ENV": INSIDE,
         **dict.fromkeys(pools, threads),
+        **bubblewrap_gpus.environment(spec.gpus),
         **spec.env,
     }
 

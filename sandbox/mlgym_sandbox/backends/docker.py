@@ -23,7 +23,7 @@ import docker
 import docker.errors
 
 from mlgym_sandbox import environment, host_image, inside
-from mlgym_sandbox.backends import docker_probe, docker_state
+from mlgym_sandbox.backends import docker_gpus, docker_probe, docker_state
 from mlgym_sandbox.backends.base import Backend, Found
 from mlgym_sandbox.backends.docker_container import (
     Bind,
@@ -32,7 +32,7 @@ from mlgym_sandbox.backends.docker_container import (
     share_memory,
     thread_environment,
 )
-from mlgym_sandbox.backends.docker_engine import Engine, explain, inspect_image
+from mlgym_sandbox.backends.docker_engine import Engine, EngineInfo, explain, inspect_image
 from mlgym_sandbox.backends.docker_stream import AttachStream, attach
 from mlgym_sandbox.backends.docker_volumes import MIB, Volumes
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError, SandboxLostError
@@ -73,14 +73,14 @@ class DockerBackend(Backend):
         async with self._starting:
             volume = f"{PREFIX}{spec.name}-{secrets.token_hex(4)}"
             try:
-                return await self._start(await self._plan(spec, volume, info.cpus))
+                return await self._start(await self._plan(spec, volume, info))
             except BaseException as error:
                 await self._discard(spec.name, volume)
                 if isinstance(error, docker.errors.APIError):
                     raise _translate(error, spec) from error
                 raise
 
-    async def _plan(self, spec: SandboxSpec, volume: str, engine_cpus: int) -> Plan:
+    async def _plan(self, spec: SandboxSpec, volume: str, info: EngineInfo) -> Plan:
         """Look at the image, make the volumes, and settle the container's options."""
         try:
             image = await self.engine.call(lambda client: inspect_image(client, spec.image))
@@ -101,7 +101,7 @@ class DockerBackend(Backend):
             in_memory=memory.workspace_in_memory,
             labels={"mlgym": "1", "mlgym.role": "workspace", "mlgym.sandbox": spec.name},
         )
-        cpus = min(spec.limits.cpus, float(engine_cpus))
+        cpus = min(spec.limits.cpus, float(info.cpus))
         image_env = dict(word.split("=", 1) for word in config.get("Env") or () if "=" in word)
         runner = inside.runner_config(
             transport="stdio",
@@ -122,7 +122,7 @@ class DockerBackend(Backend):
             fsize_bytes=None if workspace.enforced else spec.limits.storage_mb * MIB,
         )
         source = await anyio.to_thread.run_sync(inside.runner_source)
-        return Plan(spec, memory, workspace.name, data, binds, runner, source, cpus)
+        return Plan(spec, memory, workspace.name, data, binds, runner, source, cpus, info.runtimes, info.cdi)
 
     async def _start(self, plan: Plan) -> Sandbox:
         spec, container = plan.spec, PREFIX + plan.spec.name
@@ -145,7 +145,7 @@ class DockerBackend(Backend):
             await self.engine.call(lambda client: client.start(identity), deadline_s=START_S)
             sandbox = await self._open(spec.name, stream, state)
             if spec.gpus:
-                await _check_gpus(sandbox)
+                await docker_gpus.check(sandbox, spec.gpus)
         except BaseException:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 await stream.aclose()
@@ -201,16 +201,17 @@ class DockerBackend(Backend):
 
     async def find(self, labels: Mapping[str, str]) -> Sequence[Found]:
         """All sandboxes on this engine with these labels. See ``Backend.find``."""
-        wanted = ["mlgym=1", "mlgym.role=sandbox", *(f"{key}={value}" for key, value in labels.items())]
-        listed = await self.engine.call(lambda client: client.containers(all=True, filters={"label": wanted}))
-        return tuple(
-            Found(
-                name=container["Labels"]["mlgym.sandbox"],
-                labels=json.loads(container["Labels"].get("mlgym.labels", "{}")),
-                running=container["State"] == "running",
-            )
-            for container in listed
-        )
+
+        def work(client: docker.APIClient) -> list[Found]:
+            listed = client.containers(all=True, filters={"label": ["mlgym=1", "mlgym.role=sandbox"]})
+            return [_found(container) for container in listed]
+
+        return tuple(found for found in await self.engine.call(work) if labels.items() <= found.labels.items())
+
+    async def relabel(self, name: str, labels: Mapping[str, str]) -> None:
+        """Remember other labels, beside the sandbox's secret. See ``Backend.relabel``."""
+        if not await anyio.to_thread.run_sync(docker_state.relabel, name, labels):
+            raise SandboxLostError(f"nothing is known here of a sandbox {name!r}")
 
     async def attach(self, name: str) -> Sandbox:
         """Connect again to a sandbox whose state file is on this machine. See ``Backend.attach``."""
@@ -285,6 +286,17 @@ class DockerBackend(Backend):
             raise SandboxError(f"the Docker engine could not tell of the sandbox {name!r}: {explain(error)}") from error
 
 
+def _found(container: Mapping[str, Any]) -> Found:
+    """A listed container by the labels that count: those remembered here, else its own."""
+    name = str(container["Labels"]["mlgym.sandbox"])
+    state = docker_state.load(name)
+    if state is not None and state.container == container["Id"] and state.labels is not None:
+        labels = dict(state.labels)
+    else:
+        labels = json.loads(container["Labels"].get("mlgym.labels", "{}"))
+    return Found(name, labels, running=container["State"] == "running")
+
+
 def _remove_container(client: docker.APIClient, name: str) -> None:
     try:
         client.remove_container(name, force=True, v=True)
@@ -320,11 +332,8 @@ def _translate(error: docker.errors.APIError, spec: SandboxSpec) -> SandboxError
     lower = words.lower()
     if isinstance(error, docker.errors.ImageNotFound) or "no such image" in lower:
         return BackendUnavailableError(docker_probe.no_image(spec.image))
-    if spec.gpus and ("device driver" in lower or "nvidia" in lower or "cdi" in lower or "runtime" in lower):
-        return BackendUnavailableError(
-            f"the Docker engine cannot hand in GPUs ({words}); install the NVIDIA Container Toolkit on its machine, "
-            "run `nvidia-ctk runtime configure --runtime=docker` and restart the engine, or choose a task without GPUs"
-        )
+    if (refusal := docker_gpus.refusal(spec.gpus, words)) is not None:
+        return BackendUnavailableError(refusal)
     if error.status_code == 409 and "already in use" in lower:
         return SandboxError(
             f"there is already a sandbox {spec.name!r} on the Docker engine; remove it or choose another name"
@@ -334,18 +343,3 @@ def _translate(error: docker.errors.APIError, spec: SandboxSpec) -> SandboxError
     if "python3" in lower and "not found" in lower:
         return BackendUnavailableError(f"the image {spec.image!r} has no python3; a sandbox needs Python 3.9 or newer")
     return SandboxError(f"the Docker engine could not start the sandbox: {words}")
-
-
-async def _check_gpus(sandbox: Sandbox) -> None:
-    """Look from inside: some engines (podman) take a request for GPUs and ignore it.
-
-    Raises:
-        BackendUnavailableError: there is no GPU device in the sandbox.
-    """
-    job = await sandbox.start("ls /dev/nvidiactl /dev/dxg 2>/dev/null | grep -q .", timeout_s=20)
-    job = await sandbox.wait(job.id, 30)
-    if job.exit_code != 0:
-        raise BackendUnavailableError(
-            "the Docker engine took the request for GPUs, but none is in the sandbox; podman ignores such requests "
-            "unless CDI is set up (nvidia-ctk cdi generate); with Docker, check that `nvidia-smi` works on its machine"
-        )

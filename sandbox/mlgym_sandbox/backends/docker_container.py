@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import docker
-from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+from docker.types import LogConfig, Mount, Ulimit
 
+from mlgym_sandbox.backends import docker_gpus
 from mlgym_sandbox.inside import STATE_DIR
 from mlgym_sandbox.spec import WORKSPACE, Limits, SandboxSpec, inodes
 
@@ -72,6 +73,9 @@ class Plan:
     source: str
     cpus: float
     """Already no more than the engine has."""
+    runtimes: frozenset[str] = frozenset()
+    cdi: frozenset[str] | None = None
+    """What the engine says of its ways to hand in GPUs; see ``EngineInfo``."""
 
 
 @functools.cache
@@ -126,7 +130,7 @@ def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
         security_opt=["no-new-privileges:true"],  # the default seccomp profile stays
         log_config=LogConfig(type="none"),
         init=False,
-        device_requests=gpu_requests(spec.gpus),
+        **docker_gpus.options(spec.gpus, plan.runtimes, plan.cdi),
     )
     environment = {"MLGYM_SOURCE": encode_source(plan.source), **plan.runner}
     if not spec.gpus:
@@ -154,10 +158,3 @@ def container_options(client: docker.APIClient, plan: Plan) -> dict[str, Any]:
 
 def _bounds(size_mb: int) -> str:
     return f"size={size_mb}m,nr_inodes={inodes(size_mb)}"
-
-
-def gpu_requests(gpus: Sequence[str]) -> list[DeviceRequest] | None:
-    """Ask for exactly these devices; a count would always be the first ones."""
-    if not gpus:
-        return None
-    return [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu", "utility", "compute"]])]

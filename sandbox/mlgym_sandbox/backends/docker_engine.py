@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -22,6 +23,7 @@ from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
 from mlgym_sandbox.backends.docker_stream import EngineAddress
+from mlgym_sandbox.cdi import cdi_devices
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError
 
 T = TypeVar("T")
@@ -45,6 +47,10 @@ class EngineInfo:
     cgroup_version: str
     memory_limit: bool
     pids_limit: bool
+    runtimes: frozenset[str] = frozenset()
+    """Ways to run a container that it is configured with; NVIDIA's is called ``nvidia``."""
+    cdi: frozenset[str] | None = None
+    """Devices by their CDI names, or ``None`` when it knows nothing of CDI."""
 
 
 class Engine:
@@ -147,8 +153,17 @@ class Engine:
                 cgroup_version=str(said.get("CgroupVersion", "1")),
                 memory_limit=bool(said.get("MemoryLimit", True)),
                 pids_limit=bool(said.get("PidsLimit", True)),
+                runtimes=frozenset(said.get("Runtimes") or ()),
+                cdi=self._cdi(said),
             )
         return self._info
+
+    def _cdi(self, said: Mapping[str, Any]) -> frozenset[str] | None:
+        """Newer engines list the devices; older ones with CDI only say where the specifications are."""
+        if (listed := said.get("DiscoveredDevices")) is not None:
+            return frozenset(str(device.get("ID")) for device in listed if device.get("Source") == "cdi")
+        folders = said.get("CDISpecDirs") or ()
+        return cdi_devices([Path(folder) for folder in folders]) if folders and self.address.local else None
 
     async def aclose(self) -> None:
         """Close idle connections. The engine can still be used afterwards."""

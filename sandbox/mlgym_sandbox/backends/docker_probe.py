@@ -13,8 +13,8 @@ import anyio.to_thread
 import docker
 import docker.errors
 
-from mlgym_sandbox.backends.docker_container import gpu_requests
 from mlgym_sandbox.backends.docker_engine import EngineInfo, explain, inspect_image
+from mlgym_sandbox.backends.docker_gpus import requests as gpu_requests
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.images import RECIPES
 from mlgym_sandbox.spec import Check, Limits, SandboxSpec

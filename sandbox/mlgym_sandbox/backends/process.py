@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -84,6 +85,13 @@ class ProcessBackend(Backend):
             for record in self._folder.all()
             if labels.items() <= record.labels.items()
         ]
+
+    async def relabel(self, name: str, labels: Mapping[str, str]) -> None:
+        """Write the labels anew. See ``Backend.relabel``."""
+        record = self._folder.load(name)
+        if record is None:
+            raise SandboxLostError(f"there is no sandbox named {name!r}")
+        self._folder.save(replace(record, labels=dict(labels)))
 
     async def attach(self, name: str) -> Sandbox:
         """Connect to a running sandbox again. See ``Backend.attach``."""

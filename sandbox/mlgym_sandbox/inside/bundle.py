@@ -73,5 +73,10 @@ def bytecode(first: str | None = None) -> Path:
         making = ready.with_name(f".{ready.name}.{secrets.token_hex(4)}")
         making.write_bytes(importlib.util.MAGIC_NUMBER + unchecked + marshal.dumps(program))
         making.chmod(0o644)
-        making.rename(ready)
+        try:
+            # Never in place of one that another start has made: a file that was unlinked cannot be mounted any more.
+            ready.hardlink_to(making)
+        except FileExistsError:
+            pass
+        making.unlink()
     return ready

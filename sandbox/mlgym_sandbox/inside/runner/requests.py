@@ -8,6 +8,7 @@ from mlgym_sandbox.inside.runner.errands import Errand
 from mlgym_sandbox.inside.runner.jobs import WAIT_FOR_DEAD_S
 from mlgym_sandbox.inside.runner.native import dumps, loads, signal
 from mlgym_sandbox.inside.runner.refusals import Refusal, file_refusal
+from mlgym_sandbox.inside.runner.spawning import check_environment
 from mlgym_sandbox.inside.runner.wire import PAYLOAD_LIMIT
 
 TYPE_CHECKING = False
@@ -271,6 +272,13 @@ class Requests:
             self.processes.signal_all(signal.SIGCONT)
 
     # --- operations: the whole
+
+    def op_environment(self, peer: Peer, header: Header, payload: bytes) -> Header:
+        """More variables for every command from now on: a sandbox may be made before it is known for whom."""
+        given = loads(payload)
+        check_environment(given)
+        self.config["env"].update(given)
+        return {}
 
     def op_usage(self, peer: Peer, header: Header, payload: bytes) -> Header | None:
         if time.monotonic() - self.disk.time < 1.5:

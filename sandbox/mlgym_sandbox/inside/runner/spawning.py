@@ -11,6 +11,7 @@ from mlgym_sandbox.inside.runner.refusals import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from mlgym_sandbox.inside.runner.identity import Identity
@@ -135,6 +136,10 @@ def enter(folder: str, identity: Identity) -> None:
 def check_command(argv: list[str], environment: dict[str, str]) -> None:
     if not argv or not argv[0]:
         raise Refusal("misuse", "the command is empty")
+    check_environment(environment, argv)
+
+
+def check_environment(environment: dict[str, str], argv: Sequence[str] = ()) -> None:
     for name in environment:
         if not name or "=" in name:
             raise Refusal("misuse", "%r is no name of an environment variable" % name)

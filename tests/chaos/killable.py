@@ -1,0 +1,119 @@
+"""A server at one address and one home that is killed and started again, and its clients' way to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+import httpx2
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+ADMIN = "an-admin-token-for-tests-only-0123456789"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Killable:
+    """One address at which a server comes and goes."""
+
+    def __init__(self, home: Path, backend: str, *, wait_s: float = 45.0) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.pid = 0
+        self.lives = 0
+        self.log = home / "server.log"
+        environment = {**os.environ, "MLGYM_ADMIN_TOKEN": ADMIN}
+        with self.log.open("a") as errors:
+            self._zygote = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.zygote", str(self.port), backend, str(wait_s)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+            )
+
+    def _line(self) -> bytes:
+        assert self._zygote.stdout is not None
+        line = self._zygote.stdout.readline()
+        assert line, self.log.read_text()[-3000:]
+        return line
+
+    def spawn(self) -> None:
+        """Start a server and do not wait until it answers."""
+        assert self._zygote.stdin is not None
+        assert not self.pid
+        self._zygote.stdin.write(b"\n")
+        self._zygote.stdin.flush()
+        while not (line := self._line().strip()).isdigit():
+            pass  # "ready" of one that was killed then
+        self.pid = int(line)
+        self.lives += 1
+
+    async def start(self) -> None:
+        """Start a server; returns when it answers."""
+        self.spawn()
+        with anyio.fail_after(30):
+            assert await anyio.to_thread.run_sync(self._line) == b"ready\n"
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Kill the server; returns when it is dead."""
+        os.kill(self.pid, number)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{self.pid}").exists():
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.002)
+        self.pid = 0
+
+    def close(self) -> None:
+        """Stop what runs."""
+        if self.pid:
+            self.kill()
+        assert self._zygote.stdin is not None
+        assert self._zygote.stdout is not None
+        self._zygote.stdin.close()
+        self._zygote.wait(10)
+        self._zygote.stdout.close()
+
+    def errors(self) -> list[str]:
+        """What went wrong in our own code, by the server's log.
+
+        The mcp package logs a race of its own: a 2025 client that says goodbye while a notification is under way.
+        """
+        lines = [line for line in self.log.read_text().splitlines() if '"level": "error"' in line]
+        loggers = [json.loads(line)["logger"] for line in lines]
+        return [line for line, logger in zip(lines, loggers, strict=True) if logger.startswith("mlgym")]
+
+    async def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Call the control API."""
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {ADMIN}"}, timeout=60) as http:
+            answer = await http.request(method, f"{self.url}/api{path}", json=body)
+        assert answer.status_code < 300, answer.text
+        return answer.json()
+
+    @asynccontextmanager
+    async def playing(self, made: Mapping[str, Any], mode: str = "auto") -> AsyncIterator[Client]:
+        """A client of a session, with its token, at the URL that it was given when the session was made."""
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
+            transport = streamable_http_client(made["mcp_url"], http_client=http)
+            async with Client(transport, mode=mode) as client:
+                yield client
