@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlgym_mcp import __version__
-from mlgym_mcp.cli import doctor, episodes, host, images, serve, tasks
+from mlgym_mcp.cli import doctor, episodes, host, images, report, serve, tasks
 
 app = typer.Typer(
     name="mlgym-mcp",
@@ -23,6 +23,7 @@ app.add_typer(images.app, name="images")
 app.add_typer(images.environments, name="environments")
 app.add_typer(host.app, name="host")
 app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command(name="report", epilog=report.EXAMPLES)(report.report)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

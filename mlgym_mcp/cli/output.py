@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from mlgym_mcp.catalog import TaskError
 from mlgym_mcp.session.errors import SessionError
@@ -41,7 +42,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (TaskError, SandboxError, SessionError, JournalError, LookupError, OSError, ValueError) as exc:
-        errors.print(f"[red]mlgym-mcp:[/red] {exc}", highlight=False, markup=True)
+        errors.print(f"[red]mlgym-mcp:[/red] {escape(str(exc))}", highlight=False, markup=True)
         raise typer.Exit(1) from exc
 
 
