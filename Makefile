@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test proof nightly check format bench clean help
+.PHONY: setup demo test proof nightly check format bench soak clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,10 +47,15 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure tool calls and session starts
+bench: setup  ## Measure tool calls, session starts, many sessions at once, grading
 	$(BIN)/python bench/tool_call.py
 	$(BIN)/python bench/session_start.py
+	$(BIN)/python bench/fleet.py --backends bubblewrap,docker --sizes 1,16,64
+	$(BIN)/python bench/fleet.py --sizes 256
 	$(BIN)/python bench/grading.py
+
+soak: setup  ## Make and end sessions at random for 10 minutes, then look for what is left
+	$(BIN)/python bench/soak.py --minutes 10 --backends bubblewrap,docker
 
 clean:  ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -1,53 +1,64 @@
-"""How long it takes from asking for a session to the first reply of its sandbox.
+"""How long it takes from asking for a session to the first reply of its sandbox, cold and from a warm pool.
 
-    python bench/session_start.py [--rounds N] [--backends bubblewrap,docker] [--warm N]
+    python bench/session_start.py [--rounds N] [--backends bubblewrap,docker] [--warm N] [--json FILE]
 
-Prints, per backend: session created (the MCP endpoint answers), first ``shell true`` answered, and the session
-ended and removed. Data and environment are prepared before the clock starts. With ``--warm N`` also the same with a
-warm pool of N sandboxes, each round beginning with a full one.
+Against a server process of its own, over HTTP: session created (its MCP endpoint answers), first ``shell true``
+answered, session deleted and everything of it removed. Data and environment are prepared before the clock starts.
+Each round of the warm half begins with a full pool and a server that rests.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import anyio
-from mcp import Client
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
-from servers import TASK, UNLIMITED, bench_home, running_host
+from servers import TASK, UNLIMITED, many_server, own_home
+from wire import Control
+
+CREATED, FIRST, ENDED = "created: the MCP endpoint answers", "first `shell true` answered", "ended, everything removed"
+_REST_S = 0.1
 
 
-async def measure(backend: str, rounds: int, warm: int) -> dict[str, list[float]]:
-    """Create, use and end ``rounds`` sessions one after another, after one that does not count."""
-    samples: dict[str, list[float]] = {"created": [], "first reply": [], "ended": []}
-    async with running_host(backend, warm=warm) as host:
-        for i in range(rounds + 1):
-            if i:
-                with anyio.fail_after(120):
-                    while host.registry.pool.ready < warm:
-                        await anyio.sleep(0.01)
-                await anyio.sleep(0.1)  # what filled the pool has come to rest
+async def full_pool(control: Control, size: int) -> None:
+    """Wait until the server has so many sandboxes ready."""
+    with anyio.fail_after(120):
+        while f"\nmlgym_pool_ready {float(size)}\n" not in (await control.request("GET", "/metrics")).body.decode():
+            await anyio.sleep(0.02)
+
+
+async def measure(backend: str, warm: int, arguments: argparse.Namespace, place: Path) -> dict[str, list[float]]:
+    """Make, use and end sessions one after another, after one that does not count; return the seconds of each step."""
+    samples: dict[str, list[float]] = {CREATED: [], FIRST: [], ENDED: []}
+    async with many_server(place, backend, ("--warm", str(warm))) as server:
+        control = Control(server.port, server.token)
+        for number in range(arguments.rounds + 1):
+            if number:
+                await full_pool(control, warm)
+                await anyio.sleep(_REST_S)
             begin = time.perf_counter()
-            session = await host.create(TASK, budget=UNLIMITED)
+            session = await control.create(arguments.task, budget=UNLIMITED)
             created = time.perf_counter()
-            async with Client(host.mcp_url(session)) as client:
-                result = await client.call_tool("shell", {"command": "true"})
-                assert not result.is_error, result.content
-                first = time.perf_counter()
+            result = await session.call("shell", {"command": "true"})
+            first = time.perf_counter()
+            assert "exit 0" in result["content"][0]["text"], result
+            session.close()
             ending = time.perf_counter()
-            await session.end("abandoned", "the benchmark is done with it")
-            await session.wait_ended()
-            if i:
-                samples["created"].append(created - begin)
-                samples["first reply"].append(first - begin)
-                samples["ended"].append(time.perf_counter() - ending)
+            await control.delete(session.id)
+            if number:
+                samples[CREATED].append(created - begin)
+                samples[FIRST].append(first - begin)
+                samples[ENDED].append(time.perf_counter() - ending)
+        control.close()
     return samples
 
 
@@ -56,17 +67,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--backends", default="bubblewrap,docker")
-    parser.add_argument("--warm", type=int, default=0)
+    parser.add_argument("--warm", type=int, default=2, help="size of the warm pool; 0 measures cold starts only")
+    parser.add_argument("--task", default=TASK)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    table = Table("backend", "what", "median ms", "max ms", "n")
-    with bench_home():
+    table = Table("backend", "start", "what", "min ms", "median ms", "max ms", "n")
+    figures = []
+    with own_home(arguments.task) as place:
         for backend in arguments.backends.split(","):
             for warm in sorted({0, arguments.warm}):
-                for name, values in anyio.run(measure, backend, arguments.rounds, warm).items():
-                    median, most = statistics.median(values) * 1e3, max(values) * 1e3
-                    what = f"{name}, {'warm' if warm else 'cold'}"
-                    table.add_row(backend, what, f"{median:.1f}", f"{most:.1f}", str(len(values)))
-    Console(width=100).print(table)
+                start = "warm" if warm else "cold"
+                for what, seconds in anyio.run(measure, backend, warm, arguments, place).items():
+                    ordered = [min(seconds), statistics.median(seconds), max(seconds)]
+                    table.add_row(backend, start, what, *(f"{each * 1e3:.1f}" for each in ordered), str(len(seconds)))
+                    figures.append({"backend": backend, "start": start, "what": what, "seconds": seconds})
+    console = Console(width=100)
+    console.print(table)
+    console.print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the end")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
-from servers import bench_home, http_server, relay_command, task_session
+from servers import TASK, bench_home, http_server, relay_command, task_session
 
 Row = tuple[str, list[float]]
 
@@ -118,9 +118,9 @@ async def wait_ready(client: Client) -> None:
             await anyio.sleep(0.2)
 
 
-def relay_start(backend: str, rounds: int) -> list[float]:
+def relay_start(backend: str, rounds: int, task: str) -> list[float]:
     """From starting a relay's process to its first reply, while the host runs."""
-    command, environment = relay_command(backend, "bench-start")
+    command, environment = relay_command(backend, "bench-start", task)
     hello = json.dumps(
         {
             "jsonrpc": "2.0",
@@ -147,20 +147,19 @@ def relay_start(backend: str, rounds: int) -> list[float]:
     return samples
 
 
-async def measure(backends: list[str], rounds: int) -> list[Row]:
+async def measure(backends: list[str], rounds: int, task: str) -> list[Row]:
     """Take all measurements."""
     rows: list[Row] = [("floor: bash -c true, spawned", spawn_floor(rounds))]
     rows.append(("floor: MCP echo over HTTP", await echo_floor(rounds)))
     for backend in backends:
-        command, environment = relay_command(backend, "bench")
+        command, environment = relay_command(backend, "bench", task)
         parameters = StdioServerParameters(command=command[0], args=command[1:], env=environment)
         async with Client(parameters) as client:
             await wait_ready(client)
             rows += await tool_rows(f"{backend}, stdio:", client, rounds)
-            rows.append(
-                (f"{backend}: relay start to first reply", await anyio.to_thread.run_sync(relay_start, backend, 20))
-            )
-        async with task_session(backend) as (url, session_id), Client(url) as client:
+            starts = await anyio.to_thread.run_sync(relay_start, backend, min(rounds, 20), task)
+            rows.append((f"{backend}: relay start to first reply", starts))
+        async with task_session(backend, task) as (url, session_id), Client(url) as client:
             await wait_ready(client)
             rows += await tool_rows(f"{backend}, HTTP:", client, rounds)
             if backend == "docker":
@@ -174,10 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--backends", default="bubblewrap,docker")
+    parser.add_argument("--task", default=TASK)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with bench_home():
-        rows = anyio.run(measure, arguments.backends.split(","), arguments.rounds)
+        rows = anyio.run(measure, arguments.backends.split(","), arguments.rounds, arguments.task)
     table = Table("what", "median ms", "p99 ms", "n")
     figures = {}
     for name, samples in rows:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 _LARGEST_METADATA = 65_536
+
+
+def _kept_as_it_is(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what strict JSON in UTF-8 cannot hold: it goes to the journal and comes back from it."""
+    try:
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise ValueError("it holds what strict JSON in UTF-8 cannot") from exc
+    if size > _LARGEST_METADATA:
+        raise ValueError(f"it is larger than {_LARGEST_METADATA} bytes")
+    return value
+
+
+Metadata = Annotated[dict[str, Any], Field(max_length=64), AfterValidator(_kept_as_it_is)]
+"""A caller's own words."""
 
 
 class Model(BaseModel):
@@ -108,26 +123,13 @@ class SessionRequest(Model):
     sandbox: str | None = Field(
         default=None, max_length=100, description="docker or bubblewrap; default: as the server was started."
     )
-    metadata: dict[str, Any] = Field(
+    metadata: Metadata = Field(
         default_factory=dict,
-        max_length=64,
         description="Your own words, kept with the episode. 'owner' is whose access tokens open the session (OAuth).",
     )
     idempotency_key: str | None = Field(
         default=None, min_length=1, max_length=200, description="A second request with the same key makes no session."
     )
-
-    @field_validator("metadata")
-    @classmethod
-    def _kept_as_it_is(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Refuse what strict JSON in UTF-8 cannot hold: it goes to the journal and comes back from it."""
-        try:
-            size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise ValueError("it holds what strict JSON in UTF-8 cannot") from exc
-        if size > _LARGEST_METADATA:
-            raise ValueError(f"it is larger than {_LARGEST_METADATA} bytes")
-        return value
 
 
 class SessionView(Model):
@@ -287,6 +289,59 @@ class DeskStarted(Model):
     task: str
     preset: str
     next: str = Field(description="What to do now.")
+
+
+class SnapshotView(Model):
+    """A snapshot of a session's workspace."""
+
+    id: str = Field(description="For restore and fork.")
+    created: float = Field(description="Unix time, seconds.")
+    files: int = Field(description="Files, folders and links in it.")
+    bytes: int = Field(description="The size of its files.")
+    new_files: int = Field(description="What was not as in the snapshot before it, or in the one last restored.")
+    new_bytes: int = Field(description="Bytes that no earlier snapshot of the session holds.")
+    calls: int = Field(description="Tool calls made until then.")
+    notes: int = Field(description="Notes written until then.")
+    left_out: dict[str, str] = Field(description="What could not be kept, and why; at most 100.")
+    left_out_files: int = Field(description="How much that was in all.")
+
+
+class Snapshots(Model):
+    """All snapshots of a session, oldest first."""
+
+    snapshots: list[SnapshotView]
+
+
+class RestoreRequest(Model):
+    """Body of ``POST /api/sessions/{id}/restore``."""
+
+    snapshot: str = Field(min_length=1, max_length=40, description="Which: one of the session's snapshots.")
+
+
+class RestoredView(Model):
+    """What a restore did."""
+
+    snapshot: str
+    written: int = Field(description="Files, folders and links made or made over.")
+    removed: int = Field(description="Those removed, each with all below it.")
+    seconds: float
+
+
+class ForkRequest(Model):
+    """Body of ``POST /api/sessions/{id}/fork``."""
+
+    snapshot: str | None = Field(
+        default=None, min_length=1, max_length=40, description="Which of the session's snapshots; default: one of now."
+    )
+    budget: Literal["remaining", "fresh"] | dict[str, int | float] = Field(
+        default="remaining",
+        description="What its parent has left; what its parent had at first; or limits in place of the preset's own.",
+    )
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Default: its parent's.")
+    metadata: Metadata | None = Field(default=None, description="Default: its parent's.")
+    idempotency_key: str | None = Field(
+        default=None, min_length=1, max_length=200, description="A second request with the same key makes no session."
+    )
 
 
 class Problem(Model):

@@ -84,6 +84,7 @@ def serve(
         from mlgym_mcp.cli.http_server import HttpOptions, parse_address, serve_many, serve_one
         from mlgym_mcp.serving.logs import set_up_logging
         from mlgym_mcp.serving.process import loop_options
+        from mlgym_mcp.serving.traces import set_up_traces
 
         caps = {"sessions": max_sessions, "preparing": max_preparing, "rate": rate}
         options = HttpOptions(
@@ -100,6 +101,7 @@ def serve(
         )
         options.check()
         set_up_logging()
+        set_up_traces()
         if task is None:
             if limits or session is not None:
                 raise ValueError("a budget or a session's name belongs to one task: name it, or use the control API")

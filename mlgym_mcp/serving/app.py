@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+import anyio.to_thread
 from mcp.server.transport_security import TransportSecurityMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,7 +17,10 @@ from mlgym_mcp.serving.endpoint import Endpoint
 from mlgym_mcp.serving.host import Host
 from mlgym_mcp.serving.limits import BodyError, RateLimiter, take_body
 from mlgym_mcp.serving.lines import MAX_LINE
-from mlgym_mcp.serving.logs import about
+from mlgym_mcp.serving.over import OverEndpoint
+from mlgym_mcp.serving.summaries import end_of, summary_of
+from mlgym_mcp.session.about import about
+from mlgym_mcp.session.ended import NOBODY
 
 _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
 _OPEN = ("/api/health", "/api/docs", "/api/docs/oauth2-redirect", "/api/openapi.json")
@@ -51,6 +55,11 @@ class HostApp:
         endpoint = None if session_id is None else host.endpoint(session_id)
         desk = host.desk if parts == ["mcp"] else None
         refused = await self._refused(scope, session_id, endpoint)
+        over: OverEndpoint | None = None
+        if refused is None and session_id is not None and endpoint is None:
+            over = await self._over(scope, session_id)
+            if over is None:
+                refused = JSONResponse({"error": "no such session"}, 404)
         if refused is None and scope["method"] not in _BODILESS:
             limit = host.limits.body if endpoint is None and desk is None else MAX_LINE
             try:
@@ -64,6 +73,8 @@ class HostApp:
         with about(session_id):
             if endpoint is not None:
                 await endpoint.serve_http(scope, receive, send)
+            elif over is not None:
+                await over(scope, receive, send)
             elif desk is not None:
                 await desk.serve_http({**scope, IS_ADMIN: is_same(bearer_of(scope), self._token)}, receive, send)
             elif host.access.oauth is not None and scope["path"].startswith(METADATA_PATH):
@@ -82,13 +93,30 @@ class HostApp:
         if endpoint is not None:
             return await host.access.refused(endpoint.session, scope)
         if session_id is not None:
-            return JSONResponse({"error": "no such session, or it ended a while ago"}, 404)
+            return None  # there may be an episode that remembers it
         path = scope["path"].rstrip("/")
         if path == "/mcp" and host.desk is not None and not host.require_token and not _has_authorization(scope):
             return None  # to a desk from which only what was started there is in reach
         if path in _OPEN or path.startswith(METADATA_PATH) or is_same(bearer_of(scope), self._token):
             return None
         return refusal(401, "this needs the admin token: send 'Authorization: Bearer TOKEN'")
+
+    async def _over(self, scope: Scope, session_id: str) -> OverEndpoint | None:
+        """Return what answers in place of a session that has ended, to whoever it would have let in.
+
+        To anybody else it does not exist, as an unknown one does not, and that takes equally long to find out.
+        """
+        host = self._host
+        ended = await host.ended(session_id)
+        opens = (ended or NOBODY).opened_by(bearer_of(scope)) or not host.require_token
+        if ended is None or not opens:
+            return None
+        try:
+            summary = await anyio.to_thread.run_sync(summary_of, ended.folder, limiter=host.reading)
+        except OSError:
+            return None
+        end = end_of(summary)
+        return None if end is None else OverEndpoint(end.text())
 
 
 def _has_authorization(scope: Scope) -> bool:

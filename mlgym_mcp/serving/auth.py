@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, MutableMapping
@@ -24,6 +25,7 @@ ADMIN_VARIABLE = "MLGYM_ADMIN_TOKEN"
 _SHORTEST = 16
 _LONGEST = 512
 _LONGEST_JWT = 8192
+_VISIBLE = re.compile(rb"[!-~]+")
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures by key pairs only: with a shared secret, whoever checks a token could also make one."""
 METADATA_PATH = "/.well-known/oauth-protected-resource"
@@ -89,7 +91,7 @@ def bearer_of(scope: Scope) -> bytes | None:
         return None
     kind, _, token = headers[0].partition(b" ")
     token = token.strip()
-    if kind.lower() != b"bearer" or not token or len(token) > _LONGEST_JWT or any(not 33 <= b <= 126 for b in token):
+    if kind.lower() != b"bearer" or len(token) > _LONGEST_JWT or _VISIBLE.fullmatch(token) is None:
         return None
     return bytes(token)
 

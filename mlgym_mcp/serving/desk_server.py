@@ -12,6 +12,9 @@ from typing import Annotated, Any
 from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Extension
+from mcp.server.mcpserver.exceptions import ResourceError
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.resources import FunctionResource
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolRequestParams, CallToolResult, TextContent
 from pydantic import Field
@@ -19,9 +22,11 @@ from pydantic import Field
 from mlgym_mcp import __version__
 from mlgym_mcp.serving.desk import DESK_TOOLS, Desk, DeskCall
 from mlgym_mcp.serving.long_call import key_of
+from mlgym_mcp.serving.resources import CONTENTS, Content
 from mlgym_mcp.serving.served import Served
 from mlgym_mcp.serving.tasks_extension import TasksExtension, handle, takes_tasks
 from mlgym_mcp.serving.wrapping import build, failed, unknown_tool
+from mlgym_mcp.session.about import about
 from mlgym_mcp.session.errors import MisuseError
 from mlgym_mcp.tools.toolbox import BY_NAME, TOOLS
 
@@ -76,7 +81,8 @@ class DeskExtension(Extension):
             return failed(spec, exc)
         endpoint.touch()
         own = params.model_copy(update={"arguments": arguments})
-        result = await endpoint.calls.call(spec, own, ctx, call_next, as_task=handle if takes_tasks(ctx) else None)
+        with about(endpoint.session.id):
+            result = await endpoint.calls.call(spec, own, ctx, call_next, as_task=handle if takes_tasks(ctx) else None)
         return _with_a_way_on(result) if endpoint.session.over is not None else result
 
 
@@ -100,7 +106,7 @@ def make_desk_server(desk: Desk) -> MCPServer[Desk]:
     async def lifespan(_: MCPServer[Desk]) -> AsyncIterator[Desk]:
         yield desk
 
-    return MCPServer(
+    server: MCPServer[Desk] = MCPServer(
         "mlgym",
         title="MLGym",
         instructions=_INSTRUCTIONS,
@@ -109,6 +115,60 @@ def make_desk_server(desk: Desk) -> MCPServer[Desk]:
         extensions=[DeskExtension(desk), TasksExtension(desk.long_call)],
         lifespan=lifespan,
         log_level="WARNING",
+    )
+    for content in CONTENTS:
+        _offer(server, desk, content)
+    server.add_prompt(
+        Prompt.from_function(
+            _attempt, name="attempt", title="Attempt a task", description="Begin an attempt at a task of your choice."
+        )
+    )
+    return server
+
+
+def _offer(server: MCPServer[Desk], desk: Desk, content: Content) -> None:
+    """Offer one resource of the sessions: of the newest, and of each by its ``session_id``."""
+
+    async def of_newest() -> str:
+        return await of_one("")
+
+    async def of_one(session_id: str) -> str:
+        try:
+            session = desk.find(session_id)
+        except MisuseError as exc:
+            raise ResourceError(str(exc)) from exc
+        with about(session.id):
+            return await content.read(session)
+
+    server.add_resource(
+        FunctionResource.from_function(
+            fn=of_newest,
+            uri=f"task://{content.name}",
+            name=content.name,
+            title=content.title,
+            description=f"{content.title}. Of the newest session; of another at task://SESSION_ID/{content.name}.",
+            mime_type=content.mime_type,
+        )
+    )
+    server.resource(
+        f"task://{{session_id}}/{content.name}",
+        name=f"{content.name}_of_session",
+        title=content.title,
+        description=f"{content.title}. Of the session that start_task named.",
+        mime_type=content.mime_type,
+    )(of_one)
+
+
+def _attempt(
+    task: Annotated[str, Field(description="Its id, as list_tasks shows it; default: the agent chooses.")] = "",
+    preset: Annotated[str, Field(description="Its size: mini or full.")] = "",
+) -> str:
+    chosen = f"the task {task!r}" if task else "one of them"
+    size = f" in the preset {preset!r}" if preset else ""
+    return (
+        f"Attempt a machine-learning task. Call list_tasks, begin {chosen}{size} with start_task, then call get_task "
+        "and look at the files and the baseline. Improve on it step by step, validate what you try, keep notes of the "
+        "results, and call submit once when the budget is nearly spent or you cannot improve any more."
     )
 
 

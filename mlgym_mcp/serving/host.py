@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import Receive, Scope, Send
@@ -25,6 +26,10 @@ from mlgym_mcp.serving.endpoint import Endpoint
 from mlgym_mcp.serving.limits import Admission, FullError, Limits
 from mlgym_mcp.serving.metrics import Metrics
 from mlgym_mcp.serving.served import Served
+from mlgym_mcp.session.about import about
+from mlgym_mcp.session.ended import Ended
+from mlgym_mcp.session.forking import Parent
+from mlgym_mcp.session.journal import JournalError
 from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
@@ -132,13 +137,29 @@ class Host:
         Raises:
             CREATION_ERRORS: it could not be made.
         """
+        return await self._find_or_make(options.get("key"), lambda: self.registry.create(task, **options))
+
+    async def fork(self, parent: Parent, *, key: str | None = None, **options: Any) -> tuple[Session, bool]:
+        """As ``find_or_create``, for a session that begins with a snapshot of another; see ``Parent.options``.
+
+        Raises:
+            CREATION_ERRORS, StoreError: it could not be made.
+        """
+        given = parent.options(**options)
+        session, made = await self._find_or_make(key, lambda: self.registry.create(parent.task, key=key, **given))
+        if made and parent.session is not None and not parent.session.closed:
+            with contextlib.suppress(JournalError):  # the child's journal says it as well
+                parent.session.episode.journal.append("forked", snapshot=parent.snapshot, episode=session.episode.id)
+        return session, made
+
+    async def _find_or_make(self, key: str | None, make: Callable[[], Awaitable[Session]]) -> tuple[Session, bool]:
         if self._tasks is None or self.stopping.is_set():
             raise FullError("the server is stopping", 5, status=503)
-        if self.registry.find_by_key(options.get("key")) is not None:
-            session = await self.registry.create(task, **options)
+        if self.registry.find_by_key(key) is not None:
+            session = await make()
         else:
             with self.admission.one():
-                session = await self.registry.create(task, **options)
+                session = await make()
         if session.id in self._endpoints:
             return session, False
         self.metrics.watch(session)
@@ -179,7 +200,16 @@ class Host:
 
     def mcp_url(self, session: Session) -> str:
         """Return where a session is reached over HTTP."""
-        return f"{self.base_url}/sessions/{session.id}/mcp"
+        return self.url_of(session.id)
+
+    def url_of(self, session_id: str) -> str:
+        """Return where a session is or was reached over HTTP."""
+        return f"{self.base_url}/sessions/{session_id}/mcp"
+
+    async def ended(self, session_id: str) -> Ended | None:
+        """Return the episode of a session that the registry does not hold (any more), if there is one."""
+        registry = self.registry
+        return await anyio.to_thread.run_sync(registry.ended.find, registry.root, session_id, limiter=self.reading)
 
     async def _forget(self) -> None:
         """Close the endpoints of sessions that the registry has forgotten."""
@@ -251,7 +281,8 @@ class Host:
             await _answer(stream, {"error": "the session has ended"})
             return
         await _answer(stream, {"ok": True, "session": session.id, "episode": session.episode.id})
-        await endpoint.serve_lines(stream, buffered.buffer)
+        with about(session.id):
+            await endpoint.serve_lines(stream, buffered.buffer)
 
     async def _at_desk(self, stream: anyio.abc.SocketStream, greeting: Mapping[str, Any], received: bytes) -> None:
         """Serve a relay that names no task: at its owner's desk, which only this owner's sessions are on."""

@@ -176,6 +176,18 @@ async def take_body(headers: list[tuple[bytes, bytes]], receive: Receive, limit:
     return replay
 
 
+def _trimming(base: Any) -> Any:
+    """Return uvicorn's httptools protocol, made to drop the spaces around a header's value, as HTTP wants."""
+
+    class Trimming(base):  # type: ignore[misc]
+        """Hands on what a header says, which h11 does by itself."""
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value.strip(b" \t"))
+
+    return Trimming
+
+
 def impatient(head_s: float) -> type[asyncio.Protocol]:
     """Return uvicorn's quickest HTTP protocol that is installed, made to close connections whose head comes slowly.
 
@@ -183,7 +195,7 @@ def impatient(head_s: float) -> type[asyncio.Protocol]:
     """
     base: Any = H11Protocol
     if importlib.util.find_spec("httptools") is not None:
-        base = importlib.import_module("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol
+        base = _trimming(importlib.import_module("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol)
 
     class Impatient(base):  # type: ignore[misc]
         """Closes the connection when a request's head does not arrive in time, or is too long."""

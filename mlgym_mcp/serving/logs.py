@@ -5,24 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TextIO
 
-_SHOWN = 8
-_session: ContextVar[str | None] = ContextVar("mlgym_session", default=None)
-
-
-@contextmanager
-def about(session_id: str | None) -> Iterator[None]:
-    """Let what is logged inside name a session, by the first letters of its id: all of it would open the session."""
-    token = _session.set(None if session_id is None else session_id[:_SHOWN])
-    try:
-        yield
-    finally:
-        _session.reset(token)
+from mlgym_mcp.session.about import current
 
 
 class JsonFormatter(logging.Formatter):
@@ -36,7 +22,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (session := _session.get()) is not None:
+        if (session := current()) is not None:
             line["session"] = session
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

@@ -8,7 +8,9 @@ which only waits: ending the wait never ends the work. Which request is the same
 - It carries no key, the earlier one's answer never reached anybody, the tool and arguments are the same, and
   nothing was changed in between. Such an answer is delivered once, and kept for ``LOST_S`` seconds.
 
-The same holds for commands over which an earlier server died: the journal has them.
+The same holds for calls over which an earlier server died: the journal has them. A command's job is followed on, a
+recorded score is the answer, and a grading that died with its server is made again, uncharged where it is asked for
+by the handle of its task.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -31,9 +34,9 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, TextContent
 
 from mlgym_mcp.serving.carrying import carry_out, reply_of
+from mlgym_mcp.serving.earlier import LONG, Earlier, read_earlier
 from mlgym_mcp.serving.long_call import LongCall, digest_of, key_of, running_job
-from mlgym_mcp.serving.unanswered import Unanswered, read_unanswered
-from mlgym_mcp.serving.wrapping import failed
+from mlgym_mcp.serving.wrapping import failed, to_result
 from mlgym_mcp.session.calls import CallSpec
 from mlgym_mcp.session.errors import RefusedError, SessionError
 from mlgym_mcp.session.journal import JournalError
@@ -41,10 +44,10 @@ from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.tools.jobs import follow
 from mlgym_mcp.tools.reply import Call, Patience, Progress
+from mlgym_mcp.tools.task import score_reply
 from mlgym_mcp.tools.toolbox import BY_NAME, ToolSpec
 from mlgym_sandbox.errors import SandboxError
 
-LONG = frozenset({"shell", "validate", "submit"})
 LOST_S = 300.0
 """A call with a key is kept for so long, too."""
 KEPT_S = 3600.0
@@ -55,14 +58,9 @@ _QUICK_S = 1.0
 """A call that has ended within this time is answered, not handed out as a task."""
 
 
+_APART = CallSpec("exclusive", counted=False, after_end=True)
+
 Work = Callable[[], Awaitable[HandlerResult]]
-
-
-class _Before(NamedTuple):
-    """A command that an earlier server began."""
-
-    call: Unanswered
-    command: str
 
 
 class LongCalls:
@@ -72,15 +70,15 @@ class LongCalls:
         self.session = session
         self._calls: dict[str, LongCall] = {}
         self._changes = 0
-        self._unanswered: list[Unanswered] = []
+        self._earlier: list[Earlier] = []
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Own the calls; those that still run at the end are dropped."""
         if self.session.calls.made:  # by an earlier server
-            with contextlib.suppress(JournalError, OSError):
-                self._unanswered = await anyio.to_thread.run_sync(read_unanswered, self.session)
+            with contextlib.suppress(JournalError, OSError, KeyError, TypeError):
+                self._earlier = await anyio.to_thread.run_sync(read_earlier, self.session, LOST_S, KEPT_S)
         async with owned_tasks() as tasks:
             self._tasks = tasks
             try:
@@ -93,7 +91,7 @@ class LongCalls:
 
     def task(self, task_id: str) -> LongCall | None:
         """Return the call that was handed out as a task under this id."""
-        found = self._calls.get(task_id)
+        found = self._calls.get(task_id) or self._revived(task_id)
         return found if found is not None and found.is_task else None
 
     async def call(
@@ -127,9 +125,11 @@ class LongCalls:
             self._changes += 1
             found = self._begin(spec, params)
             call = Call(self.session, found.progress, found.patience)
-            work: Work = partial(self._carry_out, spec, arguments, call, ctx, call_next)
+            handle = found.id if as_task is not None else None
+            work: Work = partial(self._carry_out, spec, arguments, call, ctx, call_next, handle)
             if before is not None:
-                work = partial(self._resumed, found, before, work)
+                command = arguments.get("command")
+                work = partial(self._resumed, found, before, command if isinstance(command, str) else None, work)
             self._tasks.start_soon(self._run, found, work)
         if as_task is not None and not found.done.is_set():
             result = await self._attend(found, ctx, _QUICK_S, then_task=True)
@@ -198,32 +198,68 @@ class LongCalls:
                 call.lost = time.monotonic()
                 call.patience.end()
 
-    def _begun_before(self, name: str, arguments: Mapping[str, Any], key: str | None) -> _Before | None:
-        """Return the command that a request asks for again, if an earlier server died over it."""
-        command = arguments.get("command")
-        if name != "shell" or not self._unanswered or not isinstance(command, str):
+    def _begun_before(self, name: str, arguments: Mapping[str, Any], key: str | None) -> Earlier | None:
+        """Return the call that a request asks for again, if an earlier server died over it or over its answer."""
+        if not self._earlier:
             return None
         try:
             kept = digest_of(self.session.episode.shrink(arguments))
         except OSError:
             return None
-        for before in self._unanswered:
-            last = before.last and self._changes == 0
-            if before.key == key and digest_of(before.arguments) == kept and (key is not None or last):
-                self._unanswered.remove(before)
-                return _Before(before, command)
+        for before in self._earlier:
+            if before.tool != name or before.key != key or digest_of(before.arguments) != kept:
+                continue
+            if key is not None or (before.answered is None and before.last and self._changes == 0):
+                self._earlier.remove(before)
+                return before
         return None
 
-    async def _resumed(self, call: LongCall, before: _Before, work: Work) -> HandlerResult:
-        """Go on with a command that an earlier server began; if it never came to that, begin it."""
+    async def _resumed(self, call: LongCall, before: Earlier, command: str | None, work: Work) -> HandlerResult:
+        """Go on with what an earlier server began; ``work`` begins it, if it never came to that or is lost."""
+        session = self.session
         try:
-            job_id = await before.call.job(self.session, before.command)
+            job_id = await before.find_job(session, command) if before.tool == "shell" else None
         except SessionError as exc:
             return failed(BY_NAME[call.name], exc)
-        if job_id is None:
+        if job_id is not None:
+            call.resumed = True
+            return await self._job(call, job_id, call.progress, before)
+        if (score := before.score) is None:
             return await work()
         call.resumed = True
-        return await self._job(call, job_id, call.progress)
+
+        async def answer() -> HandlerResult:
+            return to_result(score_reply(session, score))
+
+        about = {"follows": call.name, "of": before.seq}
+        return await carry_out(session, BY_NAME[call.name], {}, _APART, answer, about)
+
+    def _revived(self, task_id: str) -> LongCall | None:
+        """Return the task that an earlier server handed out under this id, and go on with it."""
+        before = next((each for each in self._earlier if each.handle is not None and each.handle == task_id), None)
+        if before is None or self._tasks is None:
+            return None
+        made = LongCall(before.tool, digest_of(before.arguments), before.key, self._changes, id=task_id, is_task=True)
+        made.created = datetime.fromtimestamp(before.begun, UTC)
+        made.say("the server was restarted; it goes on")
+        self._calls[made.id] = made
+        self._earlier.remove(before)
+        self._tasks.start_soon(self._run, made, partial(self._revive, made, before))
+        return made
+
+    async def _revive(self, call: LongCall, before: Earlier) -> HandlerResult:
+        await self.session.wait_ready()  # or over
+        spec = BY_NAME[call.name]
+        if call.name == "shell":
+            text = "The server was restarted before the command began: it was not run. Call shell again."
+            return await self._resumed(call, before, None, partial(_refused, spec, text))
+        return await self._resumed(call, before, None, partial(self._again, call))
+
+    async def _again(self, call: LongCall) -> HandlerResult:
+        """Ask for a score once more, at nobody's cost."""
+        spec = BY_NAME[call.name]
+        run = partial(reply_of, spec, Call(self.session, call.progress))
+        return await carry_out(self.session, spec, {}, _APART, run, {"follows": call.name})
 
     async def _run(self, call: LongCall, work: Work) -> None:
         """Run a call to its end, whoever waits for it."""
@@ -252,15 +288,7 @@ class LongCalls:
             return await self._job(call, job_id, call.progress)
         while self._goes_on(call, result) and (call.is_task or call.lost is not None):
             await session.scoring.settled()
-            spec = BY_NAME[call.name]
-            result = await carry_out(
-                session,
-                spec,
-                {},
-                CallSpec("exclusive", counted=False, after_end=True),
-                partial(reply_of, spec, Call(session, call.progress)),
-                {"follows": call.name},
-            )
+            result = await self._again(call)
         return result
 
     def _goes_on(self, call: LongCall, result: HandlerResult) -> bool:
@@ -268,12 +296,15 @@ class LongCalls:
         refused = isinstance(result, CallToolResult) and (result.meta or {}).get("refused") is True
         return refused and self.session.scoring.has(call.name)
 
-    async def _job(self, call: LongCall, job_id: str, progress: Progress) -> HandlerResult:
-        """Wait for a job as ``job_wait`` does, for a call that began it."""
+    async def _job(
+        self, call: LongCall, job_id: str, progress: Progress, before: Earlier | None = None
+    ) -> HandlerResult:
+        """Wait for a job as ``job_wait`` does, for a call that began it; ``before``: in an earlier server."""
         spec = BY_NAME["job_wait"]
         arguments = {"job_id": job_id, "wait_s": 3600}
         run = partial(reply_of, spec, Call(self.session, progress), **arguments)
-        return await carry_out(self.session, spec, arguments, spec.call, run, {"follows": call.name})
+        about = {"follows": call.name} | ({} if before is None else {"of": before.seq})
+        return await carry_out(self.session, spec, arguments, spec.call, run, about)
 
     async def _carry_out(
         self,
@@ -282,12 +313,19 @@ class LongCalls:
         call: Call,
         ctx: ServerRequestContext[Any, Any],
         call_next: CallNext,
+        handle: str | None = None,
     ) -> HandlerResult:
         own = replace(ctx, lifespan_context=call)
         client = {"era": ctx.protocol_version, "request": str(ctx.request_id)[:100]}
         if (key := key_of(ctx.meta)) is not None:
             client["key"] = key
+        if handle is not None:
+            client["handle"] = handle
         return await carry_out(self.session, spec, arguments, spec.call, lambda: call_next(own), client)
+
+
+async def _refused(spec: ToolSpec, text: str) -> HandlerResult:
+    return failed(spec, RefusedError(text))
 
 
 def _noted(result: HandlerResult, joined: bool) -> HandlerResult:

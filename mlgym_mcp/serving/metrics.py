@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +17,7 @@ from prometheus_client import (
 
 from mlgym_mcp.session.journal import Event, JournalError, read_journal
 from mlgym_mcp.session.session import Session
+from mlgym_mcp.session.tracing import outcome_of
 from mlgym_mcp.tools.toolbox import BY_NAME
 from mlgym_mcp.tools.views import state_of
 
@@ -46,7 +46,7 @@ class Metrics:
         self.refused = self._counter("mlgym_refused", "Requests refused, by HTTP status.", "status")
         self.errors = self._counter("mlgym_errors", "Failures of ours.", "kind")
         self.tool_calls = self._counter("mlgym_tool_calls", "Tool calls that were answered.", "tool", "result")
-        self.starts = self._counter("mlgym_sandbox_starts", "Sandboxes that were started.", "backend")
+        self.starts = self._counter("mlgym_sandbox_starts", "Sandboxes that were started.", "backend", "how")
         self.scores = self._counter("mlgym_scores", "Gradings.", "kind", "valid")
         self.tool_s = self._seconds("mlgym_tool_seconds", "How long tool calls took.", _QUICK, "tool")
         self.start_s = self._seconds("mlgym_sandbox_start_seconds", "From creation to sandbox.", _SLOW, "backend")
@@ -87,12 +87,13 @@ class Metrics:
             self._calls[session.id, event.seq] = event["tool"] if event["tool"] in BY_NAME else "other"
         elif kind == "result":
             tool = self._calls.pop((session.id, event["call"]), "other")
-            self.tool_calls.labels(tool, _result(event)).inc()
+            self.tool_calls.labels(tool, outcome_of(event.fields)).inc()
             self.tool_s.labels(tool).observe(event["seconds"])
             if event.get("error") is not None:
                 self.errors.labels("tool").inc()
         elif kind == "sandbox" and event.get("state") == "started":
-            self.starts.labels(session.backend.name).inc()
+            made_for_it = str(event.get("name")).endswith(session.id[:24])  # one of the pool's keeps its own name
+            self.starts.labels(session.backend.name, "cold" if made_for_it else "warm").inc()
             self.start_s.labels(session.backend.name).observe(max(0.0, event.t - session.created))
         elif kind == "score":
             self.scores.labels(event["kind"], "yes" if event["valid"] else "no").inc()
@@ -109,11 +110,3 @@ class Metrics:
 
 def _in_state(sessions: Callable[[], Iterable[Session]], state: str) -> float:
     return sum(state_of(session) == state for session in sessions())
-
-
-def _result(event: Event) -> str:
-    fields: Any = event.fields
-    for name in ("cancelled", "refused", "error", "is_error"):
-        if fields.get(name):
-            return "error" if name == "is_error" else name
-    return "ok"

@@ -25,6 +25,7 @@ from mlgym_mcp.serving.host import Host
 from mlgym_mcp.serving.limits import impatient
 from mlgym_mcp.serving.logs import set_up_logging
 from mlgym_mcp.serving.relay import socket_path
+from mlgym_mcp.serving.traces import set_up_traces
 from mlgym_mcp.session.owning import owned_tasks
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_sandbox.home import home
@@ -220,6 +221,7 @@ def main() -> None:
     set_up_logging()
     if only_one(home("run")) is None:
         return
+    set_up_traces()
     anyio.run(run_background, arguments.idle, backend_options=loop_options())
 
 

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import Extension
 from mcp.server.mcpserver.prompts import Prompt
-from mcp.server.mcpserver.resources import FunctionResource
+from mcp.server.mcpserver.resources import FunctionResource, Resource
 from mcp.types import CallToolRequestParams
 
 from mlgym_mcp import __version__
 from mlgym_mcp.serving.long_calls import LongCalls
+from mlgym_mcp.serving.resources import CONTENTS
 from mlgym_mcp.serving.tasks_extension import TasksExtension, handle, takes_tasks
 from mlgym_mcp.serving.wrapping import KNOWN, MCP_TOOLS, unknown_tool
-from mlgym_mcp.session.journal import read_journal
 from mlgym_mcp.session.session import Session
-from mlgym_mcp.tools.reply import Call
-from mlgym_mcp.tools.task import get_task, status
 from mlgym_mcp.tools.toolbox import BY_NAME
-from mlgym_mcp.tools.views import score_view
 
 _INSTRUCTIONS = """\
 You are attempting a machine-learning task in a sandbox with a budget. Call get_task first: it tells what to do,
@@ -69,11 +66,7 @@ def make_server(calls: LongCalls) -> MCPServer[Session]:
         lifespan=lifespan,
         log_level="WARNING",
     )
-    server.add_prompt(
-        Prompt.from_function(
-            _attempt, name="attempt", title="Attempt the task", description="Begin an attempt at this session's task."
-        )
-    )
+    server.add_prompt(_ATTEMPT)
     return server
 
 
@@ -85,41 +78,24 @@ def _attempt() -> str:
     )
 
 
-def _resources(session: Session) -> list[Any]:
-    async def instruction() -> str:
-        return (await get_task(Call(session))).text
+_ATTEMPT = Prompt.from_function(
+    _attempt, name="attempt", title="Attempt the task", description="Begin an attempt at this session's task."
+)
+"""Made once, as the tools are: a prompt of one's own costs a session 10 KiB and a millisecond."""
 
-    async def current() -> str:
-        return json.dumps((await status(Call(session))).data, indent=1)
 
-    def scores() -> str:
-        views = [score_view(score, session).model_dump(mode="json") for score in session.scoring.scores]
-        return json.dumps(views, indent=1)
-
-    def log() -> str:
-        return _public_log(session)
-
-    def resource(fn: Any, name: str, title: str, mime_type: str) -> FunctionResource:
-        return FunctionResource.from_function(
-            fn=fn, uri=f"task://{name}", name=name, title=title, description=f"{title}.", mime_type=mime_type
-        )
-
+def _resources(session: Session) -> list[Resource]:
     return [
-        resource(instruction, "instruction", "The task: what to do and how to submit", "text/markdown"),
-        resource(current, "status", "Budget left, running jobs, best score", "application/json"),
-        resource(scores, "scores", "All scores of this episode so far", "application/json"),
-        resource(log, "log", "The tool calls of this episode so far", "text/plain"),
+        FunctionResource(  # not from_function: that compiles a check of the arguments, of which there are none
+            fn=partial(content.read, session),
+            uri=f"task://{content.name}",
+            name=content.name,
+            title=content.title,
+            description=f"{content.title}.",
+            mime_type=content.mime_type,
+        )
+        for content in CONTENTS
     ]
-
-
-def _public_log(session: Session) -> str:
-    """Return the last calls of the episode as the agent may see them: no scores' private parts, no server facts."""
-    lines = [
-        f"{event.seq:5}  {event['tool']}  {json.dumps(event['arguments'])[:200]}"
-        for event in read_journal(session.episode.folder)
-        if event.type == "call"
-    ]
-    return "\n".join(lines[-500:])
 
 
 __all__ = ["EpisodeExtension", "make_server"]

@@ -11,6 +11,7 @@ import anyio
 
 from mlgym_mcp.session.errors import EpisodeOverError, RefusedError, SessionError
 from mlgym_mcp.session.gate import Gate, Mode
+from mlgym_mcp.session.tracing import outcome_of, span
 
 if TYPE_CHECKING:
     from mlgym_mcp.session.session import Session
@@ -112,24 +113,26 @@ class Calls:
         )
         started = time.monotonic()
         outcome: dict[str, Any] = {"cancelled": True}
-        try:
-            if refusal is not None:
-                raise refusal
-            result = await self._admitted(name, spec, run)
-            outcome = dict(describe(result))
-            return result
-        except SessionError as exc:
-            outcome = {"refused" if isinstance(exc, RefusedError) else "error": str(exc)}
-            raise
-        except Exception as exc:
-            outcome = {"error": f"{type(exc).__name__}: {exc}"}
-            raise
-        finally:
-            session.touch()
-            session.meter.touch()
-            if record is not None and not session.closed:
-                seconds = round(time.monotonic() - started, 6)
-                journal.append("result", call=record.seq, seconds=seconds, **session.episode.trim(outcome))
+        with span(f"call {name}", session, more={"gen_ai.tool.name": name}, counted=counted) as made:
+            try:
+                if refusal is not None:
+                    raise refusal
+                result = await self._admitted(name, spec, run)
+                outcome = dict(describe(result))
+                return result
+            except SessionError as exc:
+                outcome = {"refused" if isinstance(exc, RefusedError) else "error": str(exc)}
+                raise
+            except Exception as exc:
+                outcome = {"error": f"{type(exc).__name__}: {exc}"}
+                raise
+            finally:
+                made.set_attribute("mlgym.outcome", outcome_of(outcome))
+                session.touch()
+                session.meter.touch()
+                if record is not None and not session.closed:
+                    seconds = round(time.monotonic() - started, 6)
+                    journal.append("result", call=record.seq, seconds=seconds, **session.episode.trim(outcome))
 
     def _refusal(self, name: str, spec: CallSpec) -> RefusedError | None:
         session = self._session
@@ -144,7 +147,18 @@ class Calls:
             )
         return None
 
-    async def _admitted(self, name: str, spec: CallSpec, run: Callable[[], Awaitable[T]]) -> T:
+    async def apart(self, run: Callable[[], Awaitable[T]], *, whole: bool = False) -> T:
+        """Run something that is no tool call as an exclusive one runs; ``whole``: the episode's end waits for it.
+
+        Raises:
+            RefusedError: the episode is over.
+        """
+        spec = CallSpec("exclusive", counted=False)
+        if (refusal := self._refusal("", spec)) is not None:
+            raise refusal
+        return await self._admitted("", spec, run, whole)
+
+    async def _admitted(self, name: str, spec: CallSpec, run: Callable[[], Awaitable[T]], whole: bool = False) -> T:
         session = self._session
         with anyio.CancelScope() as scope:
             self._scopes[scope] = False
@@ -152,7 +166,7 @@ class Calls:
                 async with self._gate.hold(spec.mode):
                     if session.over is not None and not spec.after_end:  # it ended while this call waited for its turn
                         raise EpisodeOverError(session.over_text())
-                    self._scopes[scope] = name == "submit" or spec.after_end
+                    self._scopes[scope] = whole or name == "submit" or spec.after_end
                     return await run()
             finally:
                 del self._scopes[scope]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,6 +92,11 @@ class Episode:
     def close(self) -> None:
         """Close the journal."""
         self.journal.close()
+
+    def remove(self) -> None:
+        """Close it and remove the folder: for one that never began."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _json(value: Any) -> str:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import anyio
 
-from mlgym_mcp.session.markers import Markers, lives, process_started
+from mlgym_mcp.session.markers import Markers
 from mlgym_sandbox.backends.base import Backend, Found
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
+from mlgym_sandbox.processes import lives, process_started
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
+_RETRY_S = (0.5, 60.0)
 
 
 def installation() -> str:
@@ -80,6 +82,28 @@ async def remove_orphans(backend: Backend, markers: Markers, keep: Collection[st
     except (SandboxError, OSError, TimeoutError) as exc:
         logger.warning("the %s backend could not be searched for leftovers: %s", backend.name, exc)
     return removed
+
+
+async def remove_for_good(backend: Backend, session_id: str, name: str | None) -> None:
+    """Remove all sandboxes of an ended session; returns when they are gone, however long their engine is away.
+
+    Args:
+        backend: where they are, if they are.
+        session_id: the session's.
+        name: its own sandbox's, if it had one: something of it may be left though it is listed no more.
+    """
+    pause_s, last_s = _RETRY_S
+    while True:
+        try:
+            with anyio.fail_after(_LOOK_S):
+                names = {found.name for found in await backend.find({"mlgym.session": session_id})}
+                for each in names if name is None else names | {name}:
+                    await backend.remove(each)
+            return
+        except (SandboxError, OSError, TimeoutError) as exc:
+            logger.debug("what is left of a session cannot be removed yet: %s", exc)
+        await anyio.sleep(pause_s)
+        pause_s = min(2 * pause_s, last_s)
 
 
 def _orphaned(found: Found, names: Collection[str | None], sessions: Collection[str]) -> bool:

@@ -11,19 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlgym_sandbox.home import home
-
-
-def process_started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, or ``None`` if there is none (proc(5), stat)."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
-def lives(pid: int, started: int | None) -> bool:
-    """Whether a process of that id which started then still runs; an id that another process has now does not count."""
-    return (now := process_started(pid)) is not None and now == started
+from mlgym_sandbox.processes import lives, process_started
 
 
 @dataclass(frozen=True, slots=True)

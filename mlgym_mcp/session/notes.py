@@ -6,10 +6,12 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import MisuseError
 
+_FILE = "notes.jsonl"
 _MAX_NOTES = 1000
 _MAX_CHARS = 20_000
 
@@ -28,7 +30,7 @@ class Notes:
     """The notes of one episode, oldest first; they survive the server."""
 
     def __init__(self, episode: Episode) -> None:
-        self._path = episode.folder / "notes.jsonl"
+        self._path = episode.folder / _FILE
         self._notes: list[Note] = []
         if self._path.exists():
             whole = 0
@@ -75,3 +77,14 @@ class Notes:
 
     def __len__(self) -> int:
         return len(self._notes)
+
+
+def copy_notes(source: Path, target: Path, count: int) -> None:
+    """Let a new episode begin with the first notes of another.
+
+    Raises:
+        OSError: they cannot be read or written.
+    """
+    if count and (source / _FILE).exists():
+        lines = (source / _FILE).read_bytes().splitlines(keepends=True)[:count]
+        (target / _FILE).write_bytes(b"".join(line for line in lines if line.endswith(b"\n")))

@@ -12,7 +12,7 @@ from mlgym_mcp.session.journal import Event, Journal, read_journal
 from mlgym_mcp.session.scoring import Score
 
 if TYPE_CHECKING:
-    from mlgym_mcp.session.session import Outcome
+    from mlgym_mcp.session.ending import Outcome
 
 _UNANSWERED = 64
 
@@ -32,6 +32,8 @@ class Past:
         last_t: Unix time of the last event.
         last_served: Unix time at which a server last looked after it, as far as its marker tells.
         unanswered: sequence numbers of the calls that have no result: their server died over them.
+        restoring: the snapshot that the workspace was being restored to.
+        parent: the episode and the snapshot that it was forked from.
         ending: outcome and reason of an end that was decided but not yet recorded.
         ended: whether the end is recorded.
     """
@@ -46,6 +48,8 @@ class Past:
     last_t: float = 0.0
     last_served: float = 0.0
     unanswered: list[int] = field(default_factory=list)
+    restoring: str | None = None
+    parent: tuple[str, str] | None = None
     ending: tuple[Outcome, str] | None = None
     ended: bool = False
 
@@ -96,6 +100,8 @@ def read_past(events: Iterable[Event], spec: TaskSpec) -> Past:
         match event.type:
             case "session":
                 past.began = event.t
+                if (parent := event.get("parent")) is not None:
+                    past.parent = (parent["episode"], parent["snapshot"])
             case "call":
                 past.made += 1
                 past.counted += bool(event["counted"])
@@ -106,6 +112,10 @@ def read_past(events: Iterable[Event], spec: TaskSpec) -> Past:
                 past.scores.append(score_of(event, spec))
             case "sandbox" if event["state"] == "started":
                 past.sandbox, past.ready_t, past.away_s = event["name"], event.t, 0.0
+            case "restoring":
+                past.restoring = event["snapshot"]
+            case "restored" | "restore_failed":
+                past.restoring = None
             case "adopted":
                 past.away_s += event["away_s"]
                 open_calls.clear()

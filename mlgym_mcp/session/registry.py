@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +15,22 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from mlgym_mcp import __version__
-from mlgym_mcp.catalog import Catalog, Task, TaskError
-from mlgym_mcp.session.budget import Budget
+from mlgym_mcp.catalog import Catalog
+from mlgym_mcp.session.about import about
+from mlgym_mcp.session.backends import Backends
+from mlgym_mcp.session.ended import EndedSessions
 from mlgym_mcp.session.episode import Episode
-from mlgym_mcp.session.errors import MisuseError, SessionError
-from mlgym_mcp.session.journal import JournalError, read_journal
+from mlgym_mcp.session.forking import Parent
 from mlgym_mcp.session.leases import WAIT_S as GPU_WAIT_S
 from mlgym_mcp.session.leases import GpuDesk
-from mlgym_mcp.session.leftovers import owner_labels, remove_orphans
+from mlgym_mcp.session.leftovers import owner_labels, remove_for_good, remove_orphans
 from mlgym_mcp.session.markers import Marker
 from mlgym_mcp.session.owning import owned_tasks
-from mlgym_mcp.session.recovery import read_past
+from mlgym_mcp.session.revival import REVIVAL_ERRORS, revive
 from mlgym_mcp.session.session import Session, SessionConfig
-from mlgym_mcp.session.succession import Bequest, Succession
-from mlgym_sandbox import get_backend
+from mlgym_mcp.session.succession import Succession
+from mlgym_mcp.session.tracing import failed, span
+from mlgym_mcp.session.wanted import Wanted, budget_of
 from mlgym_sandbox.backends.base import Backend
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
@@ -45,44 +43,6 @@ _KEPT_S = 900.0
 
 
 logger = logging.getLogger(__name__)
-
-
-def budget_of(task: Task, preset: str, given: Mapping[str, Any]) -> Budget:
-    """Return a preset's budget with what was given in place of its own.
-
-    Raises:
-        TaskError: the task has no such preset.
-        MisuseError: a limit that is unknown or makes no sense.
-    """
-    chosen = task.preset(preset)
-    own = Budget(
-        wall_s=chosen.session_s,
-        calls=chosen.steps,
-        validations=task.spec.validate_.max_calls,
-        cpu_s=chosen.cpu_s,
-        disk_mb=chosen.storage_mb,
-    )
-    try:
-        budget = own.override(**given)
-    except TypeError as exc:
-        raise MisuseError('The budget must be an object of limits, for example {"calls": 30}.') from exc
-    if budget.disk_mb is not None and budget.disk_mb > chosen.storage_mb:
-        raise MisuseError(f"The budget's disk_mb must be at most the preset's {chosen.storage_mb} MiB.")
-    return budget
-
-
-async def choose_backend(engine: Mapping[str, str] | None = None) -> str:
-    """Return which backend to use when nobody chose: docker if it is wholly ready, else bubblewrap.
-
-    Args:
-        engine: where ``DOCKER_HOST`` is read; default: the process's environment.
-    """
-    try:
-        with anyio.fail_after(5):
-            checks = await get_backend("docker", environ=engine).probe()
-        return "docker" if checks and all(check.ok for check in checks if check.name != "gpu") else "bubblewrap"
-    except (SandboxError, TimeoutError, OSError):
-        return "bubblewrap"
 
 
 class SessionRegistry:
@@ -111,18 +71,18 @@ class SessionRegistry:
     ) -> None:
         self.catalog = catalog
         self.default_sandbox = sandbox
-        self.unsafe = unsafe
         self.wait_s = wait_s
         self.root = root or home("episodes")
         self.pool = WarmPool(warm, labels=owner_labels)
-        self.gpu_desk = GpuDesk(lambda: tuple(self._backends.values()), wait_s=gpu_wait_s)
+        self.backends = Backends(self.pool, unsafe=unsafe)
+        self.gpu_desk = GpuDesk(self.backends.made, wait_s=gpu_wait_s)
+        self.ended = EndedSessions()
         self._succession = Succession()
-        self._backends: dict[tuple[str, str], Backend] = {}
         self._sessions: dict[str, Session] = {}
         self._by_key: dict[str, str] = {}
         self._keyed = anyio.Lock()
-        self._auto: dict[str, str] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._stopping = False
         self.address: str | None = None
         self.on_stop: OnStop = "end"
 
@@ -160,6 +120,7 @@ class SessionRegistry:
         ``"end"`` removes the sandboxes; ``"detach"`` leaves them, with their jobs running, and the markers by which
         the next server with the same address finds them. Without an address there is no next one, so they end.
         """
+        self._stopping = True
         if self.on_stop == "detach" and self.address is not None:
             await self.detach_all()
         else:
@@ -168,28 +129,8 @@ class SessionRegistry:
     async def backend(
         self, name: str | None = None, *, unsafe: bool = False, engine: Mapping[str, str] | None = None
     ) -> Backend:
-        """Return a backend by name; ``auto`` takes docker where an engine with our image answers, else bubblewrap.
-
-        Args:
-            name: which; default: the registry's.
-            unsafe: allows ``process``.
-            engine: where ``DOCKER_HOST`` is read; default: the process's environment.
-
-        Raises:
-            BackendUnavailableError: it cannot be used here, or is unsafe and was not allowed.
-            ValueError: no such backend.
-        """
-        chosen = name or self.default_sandbox
-        where = "" if engine is None else json.dumps(engine, sort_keys=True)
-        if chosen == "auto":
-            if where not in self._auto:
-                self._auto[where] = await choose_backend(engine)
-            chosen = self._auto[where]
-        unsafe = unsafe or self.unsafe
-        key = (chosen, where if chosen == "docker" else "")
-        if key not in self._backends or (chosen == "process" and not unsafe):
-            self._backends[key] = self.pool.over(get_backend(chosen, unsafe=unsafe, environ=engine))
-        return self._backends[key]
+        """Return a backend as ``Backends.get`` does; default: the registry's own."""
+        return await self.backends.get(name or self.default_sandbox, unsafe=unsafe, engine=engine)
 
     async def create(
         self,
@@ -203,67 +144,54 @@ class SessionRegistry:
         metadata: Mapping[str, Any] | None = None,
         key: str | None = None,
         engine: Mapping[str, str] | None = None,
+        parent: Parent | None = None,
     ) -> Session:
         """Make a session; returns at once, while data and sandbox are being prepared behind it.
 
         With a ``key``, the session made before with the same key is returned instead. ``engine`` is where
-        ``DOCKER_HOST`` is read; default: the process's environment.
+        ``DOCKER_HOST`` is read; default: the process's environment. With a ``parent`` it begins with a snapshot of
+        that in place of the task's starter files.
 
         Raises:
             TaskError: no such task or preset.
             BackendUnavailableError: the sandbox backend cannot be used here.
             MisuseError: a budget that makes no sense.
+            NoSuchSnapshotError, InfrastructureError: the parent has no such snapshot, or it is damaged.
         """
+        wanted = Wanted(task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, key, engine, parent)
         if key is None:
-            return await self._create(
-                task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, None, engine
-            )
+            return await self._create(wanted)
         async with self._keyed:  # of two requests with one key that come at once, the second finds the first's
             if (known := self.find_by_key(key)) is not None:
                 return known
-            session = await self._create(
-                task_id, preset, seed, budget or {}, sandbox, unsafe, metadata or {}, key, engine
-            )
+            session = await self._create(wanted)
             self._by_key[key] = session.id
             return session
 
-    async def _create(
-        self,
-        task_id: str,
-        preset: str,
-        seed: int,
-        budget: Mapping[str, Any],
-        sandbox: str | None,
-        unsafe: bool,
-        metadata: Mapping[str, Any],
-        key: str | None,
-        engine: Mapping[str, str] | None,
-    ) -> Session:
+    async def _create(self, wanted: Wanted) -> Session:
         assert self._tasks is not None, "use the registry inside its run()"
-        task = self.catalog.get(task_id)
-        limits = budget_of(task, preset, budget)
-        backend = await self.backend(sandbox, unsafe=unsafe, engine=engine)
-        await self.gpu_desk.check(backend, task.preset(preset))
+        task = self.catalog.get(wanted.task)
+        limits = budget_of(task, wanted.preset, wanted.budget)
+        backend = await self.backend(wanted.sandbox, unsafe=wanted.unsafe, engine=wanted.engine)
+        await self.gpu_desk.check(backend, task.preset(wanted.preset))
         session_id = secrets.token_hex(16)
-        config = SessionConfig(task, preset, seed, limits, self.wait_s, dict(metadata))
-        episode = Episode.create(self.root, task_id, session_id)
+        config = SessionConfig(task, wanted.preset, wanted.seed, limits, self.wait_s, dict(wanted.metadata))
+        episode = Episode.create(self.root, task.id, session_id)
+        parent = wanted.parent
+        if parent is not None:
+            try:
+                await parent.hand_over(episode.folder)
+            except BaseException:
+                episode.remove()
+                raise
         session = Session(session_id, secrets.token_urlsafe(24), config, backend, episode)
-        engine = None if engine is None else dict(engine)
-        self._succession.mark(session, key=key, engine=engine, address=self.address)
-        episode.journal.append(
-            "session",
-            task=task_id,
-            task_version=task.spec.task.version,
-            preset=preset,
-            seed=seed,
-            budget=asdict(limits),
-            sandbox=backend.name,
-            server=__version__,
-            host={"pid": os.getpid(), "node": platform.node(), "python": platform.python_version()},
-            metadata=config.metadata,
-        )
+        session.engine = engine = None if wanted.engine is None else dict(wanted.engine)
+        session.parent = None if parent is None else parent.name
+        self._succession.mark(session, key=wanted.key, engine=engine, address=self.address)
+        session.created = episode.journal.append("session", **wanted.first_event(session)).t
         self._sessions[session_id] = session
-        logger.info("session %s began: %s/%s in %s", episode.id, task_id, preset, backend.name)
+        with about(session_id):
+            logger.info("session %s began: %s/%s in %s", episode.id, task.id, wanted.preset, backend.name)
         await self._tasks.start(self._live, session)
         return session
 
@@ -272,15 +200,35 @@ class SessionRegistry:
         assert self._tasks is not None
         self._tasks.start_soon(self._succession.note_sandbox, session)
         session.gpu_desk = self.gpu_desk
-        try:
-            await session.run(task_status=task_status)
-        except Exception:
-            logger.exception("session %s failed", session.episode.id)
-        finally:
+        with about(session.id), span("session", session) as made:
+            try:
+                await session.run(task_status=task_status)
+            except Exception:
+                logger.exception("session %s failed", session.episode.id)
+            finally:
+                self._let_go(session)
+                self.gpu_desk.release(session)
+                if (over := session.over) is not None:
+                    logger.info("session %s ended: %s, %s", session.episode.id, over.outcome, over.reason)
+                made.set_attribute("mlgym.outcome", "left to the next server" if over is None else over.outcome)
+                if over is not None and over.outcome == "infrastructure_error":
+                    failed(made, over.outcome)
+
+    def _let_go(self, session: Session) -> None:
+        """Forget a session's marker, but not before its sandbox is surely gone: an engine may be away just now.
+
+        Should this server end first, the next one finds the marker and removes what is left.
+        """
+        over, name = session.over, self._succession.sandbox_of(session)
+        half_made = name is None and over is not None and over.outcome == "infrastructure_error"
+        if session.leaving or (session.cleared and not half_made) or (half_made and self._stopping):
             self._succession.forget(session)
-            self.gpu_desk.release(session)
-            if session.over is not None:
-                logger.info("session %s ended: %s, %s", session.episode.id, session.over.outcome, session.over.reason)
+        elif self._tasks is not None and not self._stopping:
+            self._tasks.start_soon(self._clear_away, session, name)
+
+    async def _clear_away(self, session: Session, name: str | None) -> None:
+        await remove_for_good(session.backend, session.id, name)
+        self._succession.forget(session)
 
     def get(self, session_id: str) -> Session | None:
         """Return a session by id; ended ones answer for a while."""
@@ -330,7 +278,7 @@ class SessionRegistry:
 
         A session is never taken over from a living server, and of several new servers one gets it. Taken over, it
         has its id, token and key, its budget as far as spent, its scores, notes and calls; its sandbox is reached
-        again behind it, and ends it with the reason if it is gone. What ends here is what was made without a address,
+        again behind it, and ends it with the reason if it is gone. What ends here is what was made without an address,
         what nobody looked after for longer than a sandbox lives alone, and what cannot be read. Its journal is
         whole: everything that was acknowledged is there, and an end with its reason is added.
 
@@ -341,55 +289,32 @@ class SessionRegistry:
         reasons = [(each.marker, "the server died while the episode was live") for each in lost]
         for each in mine:
             try:
-                await self._adopt(each)
-            except (
-                TaskError,
-                SandboxError,
-                SessionError,
-                JournalError,
-                OSError,
-                LookupError,
-                TypeError,
-                ValueError,
-            ) as e:
+                session = await revive(each, self.catalog, self.backends)
+            except REVIVAL_ERRORS as e:
                 logger.warning("the session in %s cannot be taken over: %s", each.marker.episode, e)
                 reasons.append((each.marker, f"the server died and the next one could not go on ({e})"))
+            else:
+                await self._go_on(each.marker, session)
         ended = []
         for marker, reason in reasons:
             if await self._succession.bury(marker, f"{reason}; what it had recorded is whole"):
                 ended.append(Path(marker.episode).name)
         if self._tasks is not None and self.address is not None:
-            self._tasks.start_soon(self._sweep, [each.marker for each in mine + lost])
+            self._tasks.start_soon(self.sweep, [each.marker for each in mine + lost])
         return ended
 
-    async def _adopt(self, bequest: Bequest) -> None:
-        """Go on with one session. Its endpoint can be served at once; its sandbox is reached behind it."""
+    async def _go_on(self, marker: Marker, session: Session) -> None:
+        """Take a session in. Its endpoint can be served at once; its sandbox is reached behind it."""
         assert self._tasks is not None
-        marker = bequest.marker
-        task = self.catalog.get(marker.task)
-        task.preset(marker.preset)
-        folder = Path(marker.episode)
-        past = await anyio.to_thread.run_sync(lambda: read_past(read_journal(folder), task.spec.of(marker.preset)))
-        if past.ended or past.began == 0.0:
-            raise ValueError("it was over" if past.ended else "it had not begun")
-        past.last_served = bequest.served if past.sandbox is not None else 0.0
-        limits = Budget(**marker.budget)
-        config = SessionConfig(task, marker.preset, marker.seed, limits, marker.wait_s, dict(marker.metadata))
-        backend = await self.backend(marker.backend, unsafe=True, engine=marker.engine)
-        episode = Episode(folder)
-        try:
-            session = Session(marker.session, marker.token, config, backend, episode, past)
-        except BaseException:
-            episode.close()
-            raise
         self._succession.keep(marker)
         self._sessions[session.id] = session
         if marker.key is not None:
             self._by_key[marker.key] = session.id
-        logger.info("session %s goes on after %.1f s", episode.id, time.time() - past.left_t)
+        with about(session.id):
+            logger.info("session %s goes on in this server", session.episode.id)
         await self._tasks.start(self._live, session)
 
-    async def _sweep(self, markers: Sequence[Marker]) -> None:
+    async def sweep(self, markers: Sequence[Marker]) -> None:
         """Remove what dead servers left in the backends that they used, and in those of this machine."""
         backends = {("bubblewrap", None), *((m.backend, json.dumps(m.engine) if m.engine else None) for m in markers)}
         if self.default_sandbox == "docker":

@@ -19,6 +19,7 @@ from mlgym_mcp.grading.snapshot import Snapshot, store_snapshot
 from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, RefusedError
 from mlgym_mcp.session.journal import JournalError
 from mlgym_mcp.session.setup import player_spec
+from mlgym_mcp.session.tracing import span
 from mlgym_sandbox import Sandbox
 from mlgym_sandbox.errors import SandboxError, SandboxFileError, SandboxLostError, TarLimitError
 
@@ -311,17 +312,19 @@ class Scoring:
         except InvalidSubmission as exc:
             return replace(blank, code=exc.code, reason=exc.sentence)
         prepared = session.prepared
-        result: GradeResult = await grade(
-            session.task.folder,
-            grade_spec(session.task, session.config.preset),
-            "val" if kind == "validate" else "test",
-            snapshot,
-            prepared.public,
-            prepared.private,
-            prepared.world(),
-            python=session.grader_python or sys.executable,
-            player_factory=lambda: session.backend.create(player_spec(session)),
-        )
+        with span("grade", session, kind=kind) as made:
+            result: GradeResult = await grade(
+                session.task.folder,
+                grade_spec(session.task, session.config.preset),
+                "val" if kind == "validate" else "test",
+                snapshot,
+                prepared.public,
+                prepared.private,
+                prepared.world(),
+                python=session.grader_python or sys.executable,
+                player_factory=lambda: session.backend.create(player_spec(session)),
+            )
+            made.set_attribute("mlgym.outcome", "valid" if result.valid else result.reason_code or "invalid")
         return replace(
             blank,
             valid=result.valid,
@@ -337,9 +340,11 @@ class Scoring:
 
     async def _snapshot(self, sandbox: Sandbox) -> Snapshot:
         rules = self._session.spec.submission
-        data = await sandbox.tar(rules.include, max_bytes=rules.max_bytes, max_files=rules.max_files)
-        folder = self._session.episode.folder
-        return await store_snapshot(data, folder, max_bytes=rules.max_bytes, max_files=rules.max_files)
+        with span("snapshot", self._session) as made:
+            data = await sandbox.tar(rules.include, max_bytes=rules.max_bytes, max_files=rules.max_files)
+            made.set_attribute("mlgym.bytes", len(data))
+            folder = self._session.episode.folder
+            return await store_snapshot(data, folder, max_bytes=rules.max_bytes, max_files=rules.max_files)
 
 
 def grade_spec(task: Task, preset: str) -> GradeSpec:

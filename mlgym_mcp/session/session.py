@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -19,6 +19,8 @@ from mlgym_mcp.catalog import Prepared, Task, TaskError
 from mlgym_mcp.catalog.measured import baseline
 from mlgym_mcp.session.budget import Budget, Meter
 from mlgym_mcp.session.calls import Calls
+from mlgym_mcp.session.checkpoints import Checkpoints
+from mlgym_mcp.session.ending import End, Outcome
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, RefusedError
 from mlgym_mcp.session.journal import JournalError
@@ -26,27 +28,16 @@ from mlgym_mcp.session.leases import GpuDesk
 from mlgym_mcp.session.notes import Notes
 from mlgym_mcp.session.recovery import Past
 from mlgym_mcp.session.scoring import Score, Scoring
-from mlgym_mcp.session.setup import Setup, set_up, take_up
+from mlgym_mcp.session.setup import Setup, reach, set_up, take_up
+from mlgym_mcp.session.watch import Watch
 from mlgym_sandbox import Sandbox
 from mlgym_sandbox.backends.base import Backend
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 
-Outcome = Literal["scored", "invalid_submission", "budget_exhausted", "abandoned", "infrastructure_error"]
-
 logger = logging.getLogger(__name__)
 
-_WATCH_S = 2.0
 _CLOSE_S = 60.0
 _LEAVE_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How an episode ended: exactly one outcome, and the sentence that says why."""
-
-    outcome: Outcome
-    reason: str
-    score: Score | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +97,17 @@ class Session:
         self.calls = Calls(self)
         self.notes = Notes(episode)
         self.scoring = Scoring(self)
+        self.checkpoints = Checkpoints(self)
+        self.watch = Watch(self)
         self.over: End | None = None
+        self.parent = None if past is None else past.parent
+        """The episode and the snapshot that it was forked from, if it is a fork."""
+        self.engine: Mapping[str, str] | None = None
+        """Where its sandbox's engine is, if its maker said so."""
         self.closed = False
         self.leaving = False
+        self.cleared = False
+        """Whether nothing is left of its sandbox, for all that is known."""
         self.phase = "starting"
         self.created = time.time()
         self.last_used = time.monotonic()
@@ -118,9 +117,7 @@ class Session:
         self.gpus: tuple[str, ...] = ()
         """The GPUs that it has leased, once it has."""
         self.gpu_desk: GpuDesk | None = None
-        self._ready = anyio.Event()
-        self._ending = anyio.Event()
-        self._ended = anyio.Event()
+        self._ready, self._ending, self._ended = anyio.Event(), anyio.Event(), anyio.Event()
         self._reattach = anyio.Lock()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._past = past
@@ -142,6 +139,11 @@ class Session:
     def ready(self) -> bool:
         """Whether data and sandbox are there."""
         return self._ready.is_set() and self._sandbox is not None
+
+    @property
+    def connected(self) -> Sandbox | None:
+        """Its sandbox, while there is a connection to it as far as is known."""
+        return self._sandbox
 
     @property
     def sandbox_name(self) -> str | None:
@@ -167,10 +169,7 @@ class Session:
 
     def over_text(self) -> str:
         """Say that and why the episode is over, with the score if there is one."""
-        if self.over is None:
-            return "The episode is not over."
-        score = f" Final score: {self.over.score.line()}." if self.over.score and self.over.score.valid else ""
-        return f"The episode is over ({self.over.outcome}): {self.over.reason}.{score} No tool can be used any more."
+        return "The episode is not over." if self.over is None else self.over.text()
 
     async def sandbox(self) -> Sandbox:
         """Return the sandbox, waiting for it to start for at most the wait window.
@@ -199,24 +198,29 @@ class Session:
         try:
             yield sandbox
         except SandboxLostError as exc:
-            await self._recover(sandbox, exc)
+            await self.recover(sandbox, exc)
             raise RefusedError(
                 "The connection to the sandbox was lost and has been restored. The call may or may not have "
                 "been carried out: look (job_list, list_files) and call again."
             ) from exc
 
-    async def _recover(self, lost: Sandbox, cause: SandboxLostError) -> None:
+    async def recover(self, lost: Sandbox, cause: SandboxLostError) -> None:
+        """Connect again to the sandbox, whose connection was lost; if it cannot be, the episode ends.
+
+        Raises:
+            EpisodeOverError: it has ended.
+        """
         async with self._reattach:
             if self.over is None and self._sandbox is not lost:
                 return  # another call restored it already
             if self.over is None:
                 try:
-                    with anyio.fail_after(10):
-                        self._sandbox = await self.backend.attach(lost.name)
+                    self._sandbox = await reach(self, lost.name)
                     self.episode.journal.append("sandbox", state="reattached", cause=str(cause))
                     return
-                except (SandboxError, TimeoutError):
-                    await self.end("infrastructure_error", f"the sandbox was lost ({cause})")
+                except SandboxError as exc:
+                    why = str(cause) if str(exc) in str(cause) else f"{cause}; then: {exc}"
+                    await self.end("infrastructure_error", f"the sandbox was lost ({why})")
         raise EpisodeOverError(self.over_text())
 
     def start_soon(self, function: Any, *args: Any) -> None:
@@ -238,7 +242,7 @@ class Session:
                 self._tasks = tasks
                 task_status.started()
                 tasks.start_soon(self._prepare)
-                tasks.start_soon(self._watch)
+                tasks.start_soon(self.watch.run, self._ending)
                 await self._ending.wait()
                 await self._finish()
                 tasks.cancel_scope.cancel()
@@ -325,62 +329,6 @@ class Session:
         away_s = round(max(0.0, time.time() - past.left_t), 3)
         self.episode.journal.append("adopted", server=__version__, away_s=away_s, unanswered=past.unanswered)
 
-    async def _watch(self) -> None:
-        """Look after the limits that end a session, and keep the sandbox's TTL fresh."""
-        await self._ready.wait()
-        while self.over is None:
-            with anyio.move_on_after(min(_WATCH_S, self.meter.wall_left_s, self.meter.idle_left_s)):
-                await self._ending.wait()
-            await self.check_limits()
-
-    async def check_limits(self) -> None:
-        """Measure, and end the session if its wall time, CPU seconds or idle time are over."""
-        if self.meter.wall_left_s > 0:  # a sandbox that hangs does not lengthen the time
-            await self.measure()
-        if self.over is None and (spent := self.meter.exhausted()) is not None:
-            await self.end("budget_exhausted" if self.calls.made else "abandoned", spent)
-        if self.over is None and await self._idle():
-            await self.end(*self._idle_end())
-
-    async def _idle(self) -> bool:
-        """Whether the idle time is over: no call in flight, nothing being graded, no job that runs or ran lately."""
-        meter = self.meter
-        if self.calls.in_flight or self.scoring.grading:
-            meter.touch()
-        if meter.idle_left_s > 0 or self._sandbox is None:
-            return False
-        try:
-            with anyio.fail_after(5):
-                for job in await self._sandbox.jobs():
-                    meter.touch(0 if job.state == "running" else time.time() - (job.started + job.seconds))
-        except (SandboxError, TimeoutError):
-            meter.touch()  # whether a job runs cannot be told now: the next round looks again
-        return not self.calls.in_flight and meter.idle_left_s <= 0
-
-    def _idle_end(self) -> tuple[Outcome, str]:
-        idle = self.meter.idle_text()
-        if self.meter.calls_exhausted():
-            return "budget_exhausted", f"the {self.meter.budget.calls} tool calls are spent and {idle}"
-        return "abandoned", idle
-
-    async def measure(self) -> None:
-        """Bring the meter's CPU seconds and disk up to date."""
-        sandbox = self._sandbox
-        if sandbox is None:
-            return
-        try:
-            with anyio.fail_after(5):
-                usage = await sandbox.usage()
-            self.meter.cpu_s = max(self.meter.cpu_s, usage.cpu_s)
-            self.meter.disk_mb = usage.disk_bytes / (1 << 20)
-        except SandboxLostError as exc:
-            try:
-                await self._recover(sandbox, exc)
-            except EpisodeOverError:
-                return
-        except (SandboxError, TimeoutError):
-            return  # a busy machine: the next round measures again
-
     async def _finish(self) -> None:
         """After the end was decided: grade what is there if the agent never submitted and the task allows it."""
         over = self.over
@@ -388,6 +336,7 @@ class Session:
         if over.outcome in ("budget_exhausted", "abandoned") and self._sandbox is not None and self.calls.made:
             try:
                 with anyio.fail_after(2 * self.scoring.timeout_s + _CLOSE_S):
+                    await self.checkpoints.settled()
                     score = await self.scoring.autosubmit()
             except (InfrastructureError, TimeoutError) as exc:
                 failed = str(exc) or "grading took too long"
@@ -406,7 +355,7 @@ class Session:
         if self.over.outcome != "scored" and (final := self.scoring.final) is not None:
             self.over = End("scored", f"{self.over.reason}; the work had been graded", final)  # no score is lost
         with anyio.move_on_after(_CLOSE_S):
-            await self.measure()
+            await self.watch.measure()
         over = self.over
         try:
             await self.episode.journal.append_durable(
@@ -421,6 +370,7 @@ class Session:
         self.closed = True
         with anyio.move_on_after(_CLOSE_S), contextlib.suppress(SandboxError, OSError):
             await self._remove_sandbox()
+            self.cleared = True
         self._sandbox = None
         self.phase = "ended"
         self.episode.close()

@@ -17,6 +17,7 @@ from mlgym_mcp.catalog.spec import PlayerSpec
 from mlgym_mcp.grading.player_host import player_sandbox_spec
 from mlgym_mcp.session import leases
 from mlgym_mcp.session.leftovers import owner_labels
+from mlgym_mcp.session.tracing import span
 from mlgym_sandbox import Limits, Mount, Sandbox, SandboxSpec, environment
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 from mlgym_sandbox.spec import DATA
@@ -130,10 +131,17 @@ async def set_up(session: Session, say: Callable[[str], None]) -> Setup:
     if session.gpu_desk is not None:
         session.gpus = await session.gpu_desk.lease(session, say)
     say("starting the sandbox")
-    sandbox = await session.backend.create(sandbox_spec(session, prepared))
+    with span("sandbox start", session) as made:
+        wanted = sandbox_spec(session, prepared)
+        sandbox = await session.backend.create(wanted)
+        made.set_attribute("mlgym.start", "cold" if sandbox.name == wanted.name else "warm")
     try:
-        starter = {name: path.read_bytes() for name, path in session.task.starter().items()}
-        await sandbox.untar(pack(starter))
+        if session.checkpoints.is_fork:
+            say("laying out the snapshot that it begins with")
+            await session.checkpoints.lay_out(sandbox)
+        else:
+            starter = {name: path.read_bytes() for name, path in session.task.starter().items()}
+            await sandbox.untar(pack(starter))
         session.episode.journal.append("sandbox", state="started", name=sandbox.name, data=prepared.digest)
     except BaseException:
         with anyio.CancelScope(shield=True), anyio.move_on_after(30):
@@ -157,14 +165,23 @@ async def take_up(session: Session, past: Past, say: Callable[[str], None]) -> S
         return await set_up(session, say)
     prepared, grader_python = await ensure_data(session.task, session.config.preset, say)
     say("connecting to the sandbox again")
-    sandbox = await _attached(session, past.sandbox)
+    with span("sandbox attach", session):
+        sandbox = await reach(session, past.sandbox)
     if session.gpu_desk is not None:
         session.gpus = await session.gpu_desk.adopt(session)
+    if past.restoring is not None:
+        say("restoring a snapshot")
+        await session.checkpoints.redo(sandbox, past.restoring)
     return Setup(sandbox, prepared, grader_python)
 
 
-async def _attached(session: Session, name: str) -> Sandbox:
-    """Connect to a sandbox, waiting a while for an engine that starts together with the server."""
+async def reach(session: Session, name: str) -> Sandbox:
+    """Connect to a sandbox, waiting a while for an engine that is being started.
+
+    Raises:
+        SandboxLostError: it is gone.
+        SandboxError: nobody answers.
+    """
     deadline = anyio.current_time() + _ATTACH_S
     while True:
         try:

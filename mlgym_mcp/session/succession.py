@@ -12,13 +12,14 @@ from pathlib import Path
 import anyio
 
 from mlgym_mcp.session.journal import JournalError
-from mlgym_mcp.session.markers import Marker, Markers, process_started
+from mlgym_mcp.session.markers import Marker, Markers
 from mlgym_mcp.session.recovery import end_dead
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.session.setup import TTL_S
 from mlgym_sandbox import get_backend
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.locking import locked
+from mlgym_sandbox.processes import process_started
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ class Succession:
             self.markers.write(self._own[session.id])
         except OSError as exc:
             logger.warning("the marker of %s could not be written: %s", session.episode.id, exc)
+
+    def sandbox_of(self, session: Session) -> str | None:
+        """Return the name of a session's sandbox, if it came to have one, also after its end."""
+        marker = self._own.get(session.id)
+        return None if marker is None else marker.sandbox
 
     def forget(self, session: Session) -> None:
         """Take the marker away; one of a session that was left to the next server stays, owned by nobody."""

@@ -11,6 +11,7 @@ import anyio
 from mlgym_mcp.api import JobView, StatusView, TaskView
 from mlgym_mcp.session.errors import RefusedError
 from mlgym_mcp.session.scoring import Score
+from mlgym_mcp.session.session import Session
 from mlgym_mcp.tools.reply import Call, Reply
 from mlgym_mcp.tools.views import budget_view, detail_of, metric_view, score_view, state_of
 
@@ -60,7 +61,7 @@ async def get_task(call: Call) -> Reply:
 async def status(call: Call) -> Reply:
     """See how the session stands: budget left, running jobs, best validation score so far."""
     session = call.session
-    await session.measure()
+    await session.watch.measure()
     running: list[JobView] = []
     if session.ready and session.over is None:
         async with session.working() as sandbox:
@@ -114,18 +115,22 @@ async def _scored(call: Call, kind: Literal["validate", "submit"]) -> Reply:
         scores.append(await _with_progress(call, kind, lambda: call.session.scoring.score(kind)))
     if not scores:
         raise RefusedError(f"Grading goes on. Call {kind} again to get its result; nothing more is charged.")
-    (score,) = scores
-    view = score_view(score, call.session)
+    return score_reply(call.session, scores[0])
+
+
+def score_reply(session: Session, score: Score) -> Reply:
+    """Return what ``validate`` or ``submit`` answers when its score is there."""
+    view = score_view(score, session)
     if not score.valid:
         text = f"The submission is not valid ({score.code}): {score.reason}"
-        if kind == "submit":
+        if score.kind == "submit":
             text += " The episode goes on: correct it and submit again."
-    elif kind == "validate":
+    elif score.kind == "validate":
         left = "" if view.validations_left is None else f" Validations left: {view.validations_left}."
         text = f"Validation score: {score.line()}.{left}"
     else:
         text = f"Submitted. Test score: {score.line()}. The episode is over."
-    if kind == "validate" and (logs := score.public.get("player_stderr")):
+    if score.kind == "validate" and (logs := score.public.get("player_stderr")):
         text += "\nWhat your code wrote to stderr:\n" + "\n".join(logs)
     return Reply(text, data=view.model_dump(mode="json"))
 

@@ -7,7 +7,7 @@ reading on when its own reply has come. A channel therefore needs no task group 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -62,6 +62,7 @@ class Channel:
             raise ValueError(f"the magic of a sandbox has {MAGIC_BYTES} bytes, not {len(magic)}")
         self.magic = magic
         self._stream = stream
+        self._send_at_once: Callable[[bytes], int] | None = getattr(stream, "send_at_once", None)
         self._decoder = Decoder()
         self._send_lock = anyio.Lock(fast_acquire=True)
         self._calls: dict[int, Inbox] = {}
@@ -126,13 +127,14 @@ class Channel:
         args: Mapping[str, Any] | None = None,
         payload: bytes = b"",
         *,
-        feed: Iterable[bytes] | None = None,
+        feed: Iterable[bytes] | AsyncIterable[bytes] | None = None,
+        take: Callable[[bytes], Awaitable[None]] | None = None,
         timeout_s: float = REPLY_TIMEOUT_S,
     ) -> tuple[Frame, bytes]:
         """Ask for something that takes or gives more than one frame.
 
         ``feed`` is sent piece by piece, each when the one before was taken. Returns the last frame and the
-        payloads of all frames joined.
+        payloads of all frames joined; with ``take`` it is given them one by one instead.
 
         Raises:
             SandboxLostError: the connection broke or the last frame did not come in time.
@@ -144,7 +146,7 @@ class Channel:
         deadline = anyio.current_time() + timeout_s
         try:
             await self._send({"id": number, "op": op, **(args or {})}, payload)
-            for piece in feed or ():
+            async for piece in _pieces(feed):
                 taken = await self.request("feed", {"target": number}, piece, timeout_s=timeout_s)
                 if not taken.header.get("taken", True):
                     break  # the other side has already ended and says why in its last frame
@@ -152,7 +154,10 @@ class Channel:
                 await self.request("feed_end", {"target": number}, timeout_s=timeout_s)
             while frame is None or frame.header.get("more"):
                 frame = await self._reply(inbox, op, max(0.0, deadline - anyio.current_time()))
-                parts.append(frame.payload)
+                if take is None:
+                    parts.append(frame.payload)
+                elif frame.payload:
+                    await take(frame.payload)
         finally:
             self._calls.pop(number, None)
             if (frame is None or frame.header.get("more")) and self._lost is None:
@@ -192,11 +197,11 @@ class Channel:
         return self._next_id, inbox
 
     async def _reply(self, inbox: Inbox, op: str, timeout_s: float) -> Frame:
-        try:
-            with anyio.fail_after(timeout_s):
-                return await self._next(inbox)
-        except TimeoutError:
-            raise SandboxLostError(f"the sandbox did not answer {op!r} within {timeout_s:g} s") from None
+        if inbox.frames:
+            return inbox.frames.popleft()
+        with anyio.move_on_after(timeout_s):
+            return await self._next(inbox)
+        raise SandboxLostError(f"the sandbox did not answer {op!r} within {timeout_s:g} s")
 
     async def _next(self, inbox: Inbox) -> Frame:
         try:
@@ -267,9 +272,12 @@ class Channel:
             if self._lost is not None:
                 raise SandboxLostError(self._lost)
             try:
-                # Half a frame would make everything after it unreadable: once begun, it is sent to its end.
-                with anyio.fail_after(SEND_TIMEOUT_S, shield=True):
-                    await self._stream.send(data)
+                if self._send_at_once is not None:  # a deadline costs more than the sending itself
+                    data = data[self._send_at_once(data) :]
+                if data:
+                    # Half a frame would make everything after it unreadable: once begun, it is sent to its end.
+                    with anyio.fail_after(SEND_TIMEOUT_S, shield=True):
+                        await self._stream.send(data)
             except TimeoutError:
                 raise self._fail(f"the sandbox took no request for {SEND_TIMEOUT_S:g} s") from None
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
@@ -302,6 +310,15 @@ class Channel:
         for inbox in list(self._waiting):
             inbox.wake()
         return SandboxLostError(self._lost)
+
+
+async def _pieces(feed: Iterable[bytes] | AsyncIterable[bytes] | None) -> AsyncIterator[bytes]:
+    if isinstance(feed, AsyncIterable):
+        async for piece in feed:
+            yield piece
+    else:
+        for piece in feed or ():
+            yield piece
 
 
 def _checked(frame: Frame) -> Frame:

@@ -201,10 +201,11 @@ class WarmPool:
     async def _remove_gone(self) -> None:
         while True:
             changed = self._changed
-            while self._gone:
-                await _close(self._gone[0])
-                self._gone.pop(0)
-            await changed.wait()
+            for sandbox in tuple(self._gone):
+                if await _close(sandbox):
+                    self._gone.remove(sandbox)
+            with anyio.move_on_after(_RETRY_S[0] if self._gone else None):  # an engine may be away just now
+                await changed.wait()
 
     def _give_up(self, key: object) -> None:
         for ready in self._kinds.pop(key).ready:
@@ -219,12 +220,15 @@ class WarmPool:
         self._changed = anyio.Event()
 
 
-async def _close(sandbox: Sandbox) -> None:
+async def _close(sandbox: Sandbox) -> bool:
+    """Remove a sandbox; whether that went well."""
     with anyio.move_on_after(_CLOSE_S, shield=True):
         try:
             await sandbox.close()
+            return True
         except (SandboxError, OSError) as error:
             logger.warning("the pooled sandbox %s could not be removed: %s", sandbox.name, error)
+    return False
 
 
 def unpooled(backend: Backend) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,28 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@cache
+def zygote() -> subprocess.Popen[bytes]:
+    """The one process from which all servers of this test run are forked; it ends with the run, and has no home."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLGYM")}
+    made = subprocess.Popen(
+        [sys.executable, "-m", "tests.chaos.zygote"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+
+    def end() -> None:
+        assert made.stdin is not None
+        assert made.stdout is not None
+        made.stdin.close()
+        made.wait(10)
+        made.stdout.close()
+
+    atexit.register(end)
+    return made
+
+
 class Killable:
     """One address at which a server comes and goes."""
 
@@ -41,15 +65,9 @@ class Killable:
         self.pid = 0
         self.lives = 0
         self.log = home / "server.log"
-        environment = {**os.environ, "MLGYM_ADMIN_TOKEN": ADMIN}
-        with self.log.open("a") as errors:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.zygote", str(self.port), backend, str(wait_s)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-            )
+        self._order = {"port": self.port, "backend": backend, "wait_s": wait_s, "log": str(self.log)}
+        self._order["environment"] = {**os.environ, "MLGYM_ADMIN_TOKEN": ADMIN}
+        self._zygote = zygote()
 
     def _line(self) -> bytes:
         assert self._zygote.stdout is not None
@@ -61,7 +79,7 @@ class Killable:
         """Start a server and do not wait until it answers."""
         assert self._zygote.stdin is not None
         assert not self.pid
-        self._zygote.stdin.write(b"\n")
+        self._zygote.stdin.write(json.dumps(self._order).encode() + b"\n")
         self._zygote.stdin.flush()
         while not (line := self._line().strip()).isdigit():
             pass  # "ready" of one that was killed then
@@ -87,11 +105,6 @@ class Killable:
         """Stop what runs."""
         if self.pid:
             self.kill()
-        assert self._zygote.stdin is not None
-        assert self._zygote.stdout is not None
-        self._zygote.stdin.close()
-        self._zygote.wait(10)
-        self._zygote.stdout.close()
 
     def errors(self) -> list[str]:
         """What went wrong in our own code, by the server's log.
@@ -110,10 +123,10 @@ class Killable:
         return answer.json()
 
     @asynccontextmanager
-    async def playing(self, made: Mapping[str, Any], mode: str = "auto") -> AsyncIterator[Client]:
+    async def playing(self, made: Mapping[str, Any], mode: str = "auto", **options: Any) -> AsyncIterator[Client]:
         """A client of a session, with its token, at the URL that it was given when the session was made."""
         headers = {"Authorization": f"Bearer {made['token']}"}
         async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
             transport = streamable_http_client(made["mcp_url"], http_client=http)
-            async with Client(transport, mode=mode) as client:
+            async with Client(transport, mode=mode, **options) as client:
                 yield client

@@ -1,14 +1,17 @@
 """Starts server processes in no time: everything is imported once, each server is a fork that can be killed.
 
-``python -m tests.chaos.zygote PORT BACKEND [WAIT_S]``; for each line on stdin a server is started, and its process
-id is printed; the server itself prints "ready" when it answers.
+For each line on stdin a server is started as the JSON object in it says (``port``, ``backend``, ``wait_s``,
+``environment``, ``log``), and its process id is printed; the server itself prints "ready" when it answers.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import traceback
+from typing import Any
 
 import anyio
 
@@ -32,19 +35,34 @@ async def serve(port: int, backend: str, wait_s: float) -> None:
     await run_foreground(host, "127.0.0.1", port, ready)
 
 
-def main(port: int, backend: str, wait_s: float = 45.0) -> None:
+def be_server(order: dict[str, Any]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    for number, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (2, order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT),
+    ):
+        descriptor = os.open(path, flags, 0o600)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    set_up_logging()
+    anyio.run(serve, order["port"], order["backend"], order["wait_s"])
+
+
+def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead servers need no burial
-    for _ in sys.stdin:
+    for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(0)
-            os.open(os.devnull, os.O_RDONLY)
-            set_up_logging()
-            anyio.run(serve, port, backend, wait_s)
-            os._exit(0)
+            try:
+                be_server(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
         os.write(1, f"{pid}\n".encode())
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:]))
+    main()

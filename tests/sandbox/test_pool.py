@@ -113,6 +113,7 @@ class Box:
         self.env: Mapping[str, str] = {}
         self.closed = False
         self.hangs = self.dies = False
+        self.stays = 0
 
     async def set_environment(self, env: Mapping[str, str]) -> None:
         if self.hangs:
@@ -131,6 +132,9 @@ class Box:
 
     async def close(self) -> None:
         await anyio.lowlevel.checkpoint()
+        if self.stays:
+            self.stays -= 1
+            raise SandboxError("the engine is away")
         self.closed = True
 
 
@@ -176,6 +180,23 @@ class Boxes(Backend):
 
 def spec(number: int = 0, **changes: Any) -> SandboxSpec:
     return SandboxSpec(**{"name": f"s{number}", "image": "i", **changes})
+
+
+async def test_what_cannot_be_removed_while_the_engine_is_away_is_removed_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mlgym_sandbox.pool._RETRY_S", (0.01, 1.0))
+    boxes, pool = Boxes(), WarmPool(1)
+    async with running(pool):
+        await pool.over(boxes).create(spec(1))
+        await filled(pool, 1)
+        (lost,) = boxes.waiting()
+        lost.hangs, lost.stays = True, 2
+        monkeypatch.setattr("mlgym_sandbox.pool._HAND_OUT_S", 0.01)
+        await pool.over(boxes).create(spec(2))
+        with anyio.fail_after(10):
+            while not lost.closed:
+                await anyio.sleep(0.01)
 
 
 async def test_many_askers_at_once_never_get_the_same_one() -> None:

@@ -15,8 +15,9 @@ import anyio
 import pytest
 
 from mlgym_sandbox import BackendUnavailableError, Sandbox, SandboxError, SandboxLostError, SandboxSpec, get_backend
-from mlgym_sandbox.backends.local import LocalFolder, start_time
+from mlgym_sandbox.backends.local import LocalFolder
 from mlgym_sandbox.backends.process import ProcessBackend
+from mlgym_sandbox.processes import process_started
 from tests.sandbox.conftest import run
 
 pytestmark = pytest.mark.anyio
@@ -97,9 +98,9 @@ async def test_removing_kills_everything_also_what_outlived_a_killed_runner(back
             await anyio.sleep(0.01)
     with pytest.raises(SandboxLostError, match="no running sandbox"):
         await backend.attach("one")
-    assert start_time(int(output)) is not None
+    assert process_started(int(output)) is not None
     await sandbox.close()
-    assert start_time(int(output)) is None
+    assert process_started(int(output)) is None
 
 
 async def test_a_name_is_taken_once(backend: ProcessBackend) -> None:

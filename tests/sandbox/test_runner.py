@@ -21,7 +21,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgym_sandbox.backends.local import start_time
 from mlgym_sandbox.frames import HEADER_LIMIT, Decoder, encode
 from mlgym_sandbox.inside import bundle, runner_command, runner_config, runner_source
 from mlgym_sandbox.inside.runner import native
@@ -31,6 +30,7 @@ from mlgym_sandbox.inside.runner.output import OutputLog
 from mlgym_sandbox.inside.runner.processes import Processes
 from mlgym_sandbox.inside.runner.refusals import Refusal
 from mlgym_sandbox.inside.runner.spawning import Spawner
+from mlgym_sandbox.processes import process_started
 
 MAGIC = secrets.token_bytes(32)
 
@@ -107,7 +107,7 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
 
 def dies(pid: int) -> None:
     deadline = time.monotonic() + 5
-    while start_time(pid) is not None:
+    while process_started(pid) is not None:
         assert time.monotonic() < deadline
 
 

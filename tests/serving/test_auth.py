@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import json
+import re
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from mcp.server.auth.provider import AccessToken
 
+from mlgym_mcp import serving
 from mlgym_mcp.cli.http_server import HttpOptions
 from mlgym_mcp.serving.auth import JwtVerifier, ResourceServer, bearer_of, is_same, load_admin_token
 from tests.serving.conftest import CLI, running_host
@@ -161,8 +170,6 @@ async def test_an_access_token_opens_the_sessions_of_its_subject_and_no_others(b
 async def test_a_jwt_counts_only_if_its_issuer_signed_it_for_us_and_it_names_somebody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import jwt
-
     key, foreign = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     verifier = JwtVerifier("https://login.example", RESOURCE, "https://login.example/keys")
     monkeypatch.setattr(
@@ -185,6 +192,110 @@ async def test_a_jwt_counts_only_if_its_issuer_signed_it_for_us_and_it_names_som
     assert await subject(exp=None) is None
     assert await subject(sub=None) is None
     assert await verifier.verify_token("no.jwt.at all") is None
+
+
+class Keys:
+    """An authorization server's public keys, over real HTTP."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.known: list[dict[str, object]] = []
+        keys = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                keys.asked += 1
+                body = json.dumps({"keys": keys.known}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/keys"
+
+    def add(self, name: str) -> ec.EllipticCurvePrivateKey:
+        key = ec.generate_private_key(ec.SECP256R1())
+        shown = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+        self.known.append(shown | {"kid": name, "use": "sig", "alg": "ES256"})
+        return key
+
+
+@pytest.fixture
+def keys() -> Iterator[Keys]:
+    made = Keys()
+    thread = threading.Thread(target=made.http.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.http.shutdown()
+        thread.join()
+        made.http.server_close()
+
+
+async def test_a_jwt_opens_a_session_over_http_by_keys_that_are_fetched_and_seldom(keys: Keys, backend: str) -> None:
+    key = keys.add("first")
+    oauth = ResourceServer(
+        JwtVerifier("https://login.example", RESOURCE, keys.url), "https://login.example", RESOURCE, ("mlgym",)
+    )
+    claims = {"iss": "https://login.example", "aud": [RESOURCE, "x"], "sub": "ada", "scope": "mlgym other"}
+
+    def token(signer: ec.EllipticCurvePrivateKey, name: str, **changed: object) -> str:
+        return jwt.encode(claims | {"exp": time.time() + 60} | changed, signer, "ES256", headers={"kid": name})
+
+    async with (
+        running_host(backend, require_token=True, oauth=oauth) as host,
+        httpx.AsyncClient(headers=ACCEPT) as http,
+    ):
+        session = await host.create("toy", metadata={"owner": "ada"})
+
+        async def status(bearer_token: str) -> int:
+            return (await http.post(host.mcp_url(session), json=INITIALIZE, headers=bearer(bearer_token))).status_code
+
+        assert await status(token(key, "first")) == 200
+        assert await status(token(key, "first", sub="bob")) == 403
+        assert await status(token(key, "first", scope="other")) == 403
+        assert await status(token(key, "first", aud="https://other.example")) == 401
+        forger = ec.generate_private_key(ec.SECP256R1())
+        for i in range(20):
+            assert await status(token(forger, f"no-such-key-{i}")) == 401
+        assert await status(token(forger, "first")) == 401
+        assert keys.asked <= 2, "a stranger cannot make us ask for keys again and again"
+        assert await status(session.token) == 200
+        keys.http.shutdown()
+        keys.http.server_close()
+        assert await status(token(key, "first")) == 200, "known keys are good for a while"
+
+
+async def test_without_its_key_server_access_tokens_open_nothing_and_session_tokens_do(backend: str) -> None:
+    oauth = ResourceServer(
+        JwtVerifier("https://login.example", RESOURCE, "http://127.0.0.1:9/keys"), "https://login.example", RESOURCE
+    )
+    async with (
+        running_host(backend, require_token=True, oauth=oauth) as host,
+        httpx.AsyncClient(headers=ACCEPT) as http,
+    ):
+        session = await host.create("toy", metadata={"owner": "ada"})
+        made = jwt.encode({"sub": "ada"}, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "k"})
+        for given, status in ((made, 401), (session.token, 200)):
+            answer = await http.post(host.mcp_url(session), json=INITIALIZE, headers=bearer(given))
+            assert answer.status_code == status
+
+
+def test_secrets_are_compared_in_constant_time_and_nowhere_else() -> None:
+    compared = []
+    for path in sorted(Path(serving.__path__[0]).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq | ast.In) for op in node.ops):
+                sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+                if any(re.search(r"(^|[._])(token|bearer|secret)\b", side) for side in sides):
+                    compared.append(f"{path.name}: {ast.unparse(node)}")
+    assert not compared
+    assert "hmac.compare_digest" in inspect.getsource(is_same)
 
 
 @pytest.mark.parametrize(

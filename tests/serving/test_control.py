@@ -5,14 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import re
 import signal
-import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -23,10 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlgym_mcp.serving.auth import load_admin_token
 from mlgym_mcp.serving.control import events, health
-from mlgym_mcp.serving.logs import JsonFormatter, about
+from mlgym_mcp.serving.logs import JsonFormatter
+from mlgym_mcp.session.about import about
 from mlgym_mcp.session.journal import read_journal
-from tests.serving.conftest import CLI, running_host, text_of
+from tests.serving.conftest import running_host, text_of
 from tests.serving.control_client import admin_of, bearer, events_of, until_ready
+from tests.serving.server_process import free_port, server, until_listening
 from tests.toy import CSV
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_home")]
@@ -216,6 +213,20 @@ async def test_a_slow_follower_misses_nothing(backend: str, monkeypatch: pytest.
         assert seen == list(range(len(seen)))
 
 
+async def test_of_a_long_journal_a_reader_has_a_little_in_memory_at_a_time(backend: str) -> None:
+    async with running_host(backend) as host:
+        session = await host.create("toy")
+        for i in range(30):
+            session.episode.journal.append("result", call=i, seconds=0.0, text="x" * 50_000)
+        seen: list[int] = []
+        journal = read_journal(session.episode.folder)
+        while batch := events._read(journal, -1):
+            assert sum(len(events.event_text(event)) for event in batch) < events._BATCH_BYTES + 60_000
+            seen += [event.seq for event in batch]
+        assert len(seen) > 30
+        assert seen == list(range(len(seen)))
+
+
 async def test_a_quiet_stream_is_kept_open_and_a_stopping_server_ends_it(backend: str) -> None:
     async with running_host(backend) as host:
         session = await host.create("toy")
@@ -246,7 +257,7 @@ async def test_health_tells_problems_as_fields(backend: str, monkeypatch: pytest
         (own_home.parent / "tasks" / "toy" / "task.toml").write_text("broken [")
         host.registry.catalog._loaded.clear()
         host.registry.root = own_home / "gone"
-        host.registry._backends.clear()
+        host.registry.backends._made.clear()
         host.registry.default_sandbox = "nonesuch"
         answer = await http.get("/api/health")
         assert answer.status_code == 200
@@ -298,7 +309,12 @@ async def test_metrics_count_what_happened(backend: str) -> None:
         }
         assert found["mlgym_tool_calls_total", "shell", "ok"] == 3
         assert found["mlgym_tool_seconds_count", "shell"] == 3
-        assert found["mlgym_sandbox_starts_total", backend] == 1
+        assert found["mlgym_sandbox_starts_total", "cold", backend] == 1
+        assert found["mlgym_sandbox_start_seconds_count", backend] == 1
+        assert found["mlgym_sessions_created_total", "toy"] == 1
+        assert found["mlgym_scores_total", "yes", "validate"] == found["mlgym_scores_total", "yes", "submit"] == 1
+        for gauge in ("mlgym_pool_ready", "mlgym_gpus_leased", "mlgym_gpu_queue"):
+            assert found[(gauge,)] == 0
         assert found["mlgym_grader_seconds_count", "toy"] == 2
         assert found["mlgym_sessions_ended_total", "scored"] == 1
         assert found["mlgym_sessions", "over"] == 1
@@ -410,43 +426,13 @@ def test_logs_are_json_lines_that_name_a_session_but_do_not_open_it() -> None:
     assert "session" not in third
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def server(port: int, sandbox: str, log: Path, stop: signal.Signals) -> Iterator[Path]:
-    """``mlgym-mcp serve`` with no task as a process of its own; yields where its output goes."""
-    command = [*CLI, "serve", "--http", f"127.0.0.1:{port}", "--sandbox", sandbox, "--unsafe"]
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environ)
-        try:
-            yield log
-        finally:
-            process.send_signal(stop)
-            assert process.wait(60) == 0, log.read_text()
-
-
-async def until_listening(http: httpx.AsyncClient) -> None:
-    with anyio.fail_after(60):
-        while True:
-            try:
-                await http.get("/api/health")
-            except httpx.TransportError:
-                await anyio.sleep(0.05)
-            else:
-                return
-
-
 async def test_a_server_told_to_terminate_leaves_its_sessions_to_the_next_one_at_the_same_address(
     backend: str, tmp_path: Path
 ) -> None:
     port = free_port()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-        with server(port, backend, tmp_path / "first.log", signal.SIGTERM) as log:
+        with server(port, backend, tmp_path / "first.log", signal.SIGTERM) as process:
+            log = process.log
             await until_listening(http)
             token = load_admin_token().value
             with anyio.fail_after(20):
@@ -459,11 +445,13 @@ async def test_a_server_told_to_terminate_leaves_its_sessions_to_the_next_one_at
             await until_ready(http, view["id"])
             stranger = await http.post(view["mcp_url"], json={}, headers=bearer("x" * 20))
             assert stranger.status_code == 401
-        for line in log.read_text().splitlines():
-            if line.startswith("{"):
-                assert json.loads(line)["level"]
-                assert view["id"] not in line
-        with server(port, backend, tmp_path / "second.log", signal.SIGINT) as log:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        assert all(line["level"] and view["id"] not in str(line) for line in lines)
+        of_session = [line for line in lines if view["episode"] in line["message"]]
+        assert [line["session"] for line in of_session] == [view["id"][:8]] * len(of_session)
+        assert "began" in of_session[0]["message"]
+        with server(port, backend, tmp_path / "second.log", signal.SIGINT) as process:
+            log = process.log
             await until_listening(http)
             with anyio.fail_after(20):
                 while "the admin token in" not in log.read_text():

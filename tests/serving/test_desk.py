@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import anyio
 import httpx
 import httpx2
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from mlgym_mcp.serving.auth import load_admin_token
@@ -240,6 +241,52 @@ async def test_tasks_of_the_tasks_extension_belong_to_the_desk(backend: str) -> 
             assert (await state_of(admin, handle.task_id)).status == "working"
             with pytest.raises(Exception, match="no such task"):
                 await state_of(client, handle.task_id)
+
+
+@ERAS
+async def test_resources_are_of_the_newest_session_or_of_the_one_that_is_named(mode: str, backend: str) -> None:
+    async with desk_host(backend) as host, Client(at(host), mode=mode) as client:
+
+        async def read(uri: str) -> str:
+            return "".join(content.text for content in (await client.read_resource(uri)).contents)
+
+        names = {"instruction", "status", "scores", "log"}
+        listed = (await client.list_resources()).resources
+        assert {str(resource.uri) for resource in listed} == {f"task://{name}" for name in names}
+        templates = (await client.list_resource_templates()).resource_templates
+        assert {one.uri_template for one in templates} == {f"task://{{session_id}}/{name}" for name in names}
+        with pytest.raises(MCPError, match="No session was started here yet"):
+            await read("task://status")
+        first, second = await start(client, budget={"calls": 7}), await start(client)
+        await text_of(client, "shell", command="echo of the first", session_id=first)
+        assert json.loads(await read(f"task://{first}/status"))["budget"]["calls"] == 7
+        assert json.loads(await read("task://status"))["budget"]["calls"] == 40
+        assert "of the first" in await read(f"task://{first}/log")
+        assert "of the first" not in await read(f"task://{second}/log")
+        assert "Guess, in preset mini" in await read("task://instruction")
+        assert json.loads(await read("task://scores")) == []
+
+
+async def test_no_resource_reaches_another_desks_session(backend: str) -> None:
+    async with desk_host(backend) as host, Client(at(host)) as client:
+        hidden = await host.create("toy")
+        await start(client)
+        for name in (hidden.id, hidden.id[:8], "..", "%2e%2e", "a%2Fb", "%00", "x" * 5000):
+            with pytest.raises(MCPError) as refused:
+                await client.read_resource(f"task://{name}/instruction")
+            assert "Guess" not in str(refused.value)
+            assert len(str(refused.value)) < 6000
+
+
+@ERAS
+async def test_a_prompt_begins_an_attempt_at_any_task_or_at_the_one_that_is_named(mode: str, backend: str) -> None:
+    async with desk_host(backend) as host, Client(at(host), mode=mode) as client:
+        (prompt,) = (await client.list_prompts()).prompts
+        assert {argument.name: argument.required for argument in prompt.arguments} == {"task": False, "preset": False}
+        for arguments, expected in (({}, "begin one of them with"), ({"task": "toy"}, "begin the task 'toy' with")):
+            (message,) = (await client.get_prompt("attempt", arguments)).messages
+            assert expected in message.content.text
+        assert not host.registry.sessions(), "a prompt only says what to do"
 
 
 # ---------------------------------------------------------------- on stdio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from mcp import Client
 
@@ -18,9 +20,10 @@ from mlgym_mcp.session.journal import read_journal
 from mlgym_sandbox import environment, get_backend
 from mlgym_sandbox.backends.docker import DockerBackend
 from tests.attacks.conftest import GATED_GRADER
-from tests.chaos.killable import Killable
+from tests.chaos.killable import ADMIN, Killable
 from tests.sandbox.engine import docker_home, engine, host_image
 from tests.serving.conftest import text_of
+from tests.serving.control_client import bearer, events_of
 from tests.toy import CSV, GRADER, TASK, make_toy
 
 __all__ = ["docker_home", "engine", "host_image"]  # fixtures
@@ -52,7 +55,7 @@ async def work(client: Client) -> tuple[str, str, int]:
     found = re.search(r'job_wait\(job_id="(\w+)"\)', job.content[0].text)
     assert found is not None
     budget = (await call(client, "status")).structured_content["budget"]
-    return found[1], job.content[0].text[:200], budget["calls_left"]
+    return found[1], job.content[0].text.partition("[job")[0], budget["calls_left"]
 
 
 async def check(client: Client, job: str, printed: str, calls_left: int) -> None:
@@ -64,7 +67,7 @@ async def check(client: Client, job: str, printed: str, calls_left: int) -> None
     assert status["scores"] == 1
     assert status["best_validation"]["valid"]
     assert (status["budget"]["calls_left"], status["budget"]["validations_left"]) == (calls_left, 2)
-    assert (await text_of(client, "job_output", job_id=job)).startswith(printed[:100])
+    assert (await text_of(client, "job_output", job_id=job)).startswith(printed)
     first = await text_of(client, "job_output", job_id=job, offset=70, limit=70)
     assert first.startswith("line 10\n")
     assert "a thought" in await text_of(client, "note_search")
@@ -152,6 +155,70 @@ async def test_a_grading_under_way_is_lost_uncharged_and_done_again(
     finally:
         server.close()
     assert not await get_backend(backend, unsafe=True).find({"mlgym": "1"})
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_whoever_comes_back_to_an_episode_that_ended_before_the_restart_is_told_so(
+    server: Killable, mode: str
+) -> None:
+    await server.start()
+    made, other = [await server.api("POST", "/sessions", {"task": "toy", "metadata": {"who": "me"}}) for _ in range(2)]
+    path = f"/sessions/{made['id']}"
+    async with server.playing(made, mode) as client:
+        while "The session is still" in await text_of(client, "job_list"):
+            pass
+        await text_of(client, "write_file", path="submission.csv", content=CSV)
+        while (score := (await call(client, "submit")).structured_content)["code"] == "refused":
+            pass
+        assert score["valid"], score
+        before = await server.api("DELETE", path)  # returns when all is done
+        server.kill()
+        await server.start()
+        told = await text_of(client, "shell", command="echo still here")
+        assert told.startswith("The episode is over (scored): the work was submitted. Final score: accuracy")
+        again = await call(client, "submit")
+        assert (again.is_error, again.structured_content["reason"]) == (False, told)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with server.playing(made, mode):
+            pass
+    assert "The episode is over (scored)" in repr(caught.value)
+    assert {**await server.api("GET", path), "calls": before["calls"]} == before
+    assert await server.api("DELETE", path) == await server.api("GET", path)
+    await nobody_else_is_told(server, made, other)
+    journal = list(read_journal(server.home / "episodes" / made["episode"]))
+    for after in (-1, 4, journal[-1].seq):
+        seen = await events_after(server, made["id"], after)
+        assert [event["seq"] for event in seen] == [event.seq for event in journal if event.seq > after]
+    assert "private" not in json.dumps(await events_after(server, made["id"], -1))
+    assert not server.errors()
+
+
+async def events_after(server: Killable, session_id: str, after: int) -> list[dict[str, Any]]:
+    async with httpx.AsyncClient(base_url=server.url, headers=bearer(ADMIN)) as http:
+        return [event async for event in events_of(http, f"/api/sessions/{session_id}/events?after={after}")]
+
+
+async def nobody_else_is_told(server: Killable, made: dict[str, Any], other: dict[str, Any]) -> None:
+    """To whoever lacks the session's own token it is like one that never was; what makes no sense is refused."""
+    url = f"/sessions/{made['id']}/mcp"
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "status", "arguments": {}}}
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        unknown = await http.post(f"/sessions/{'0' * 32}/mcp", json=call, headers=bearer(made["token"]))
+        assert unknown.status_code == 404
+        for headers in ({}, bearer(other["token"]), bearer(ADMIN), bearer("x"), {"Authorization": made["token"]}):
+            answer = await http.post(url, json=call, headers=headers)
+            assert (answer.status_code, answer.content) == (404, unknown.content)
+        mine = bearer(made["token"])
+        assert (await http.get(url, headers=mine)).status_code == 405
+        odd: list[object] = [[], 1, None, {}, {"method": 1, "id": 1}, {**call, "id": [1]}, {**call, "id": True}]
+        for body in odd:
+            assert (await http.post(url, json=body, headers=mine)).status_code in (202, 400)
+        for params in (None, [], {"name": []}, {"name": "nonesuch"}, {"name": "shell", "arguments": "x"}):
+            answer = await http.post(url, json={**call, "params": params}, headers=mine)
+            assert answer.status_code == 200
+            assert "The episode is over" in answer.text
+        for raw in (b"", b"{", b"[" * 5000, b"\xff"):
+            assert (await http.post(url, content=raw, headers=mine)).status_code == 400
 
 
 async def test_ctrl_c_ends_all_sessions(server: Killable, backend: str) -> None:

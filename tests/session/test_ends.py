@@ -19,11 +19,12 @@ from mlgym_mcp.catalog.catalog import Task
 from mlgym_mcp.grading.errors import GraderError
 from mlgym_mcp.session.budget import Budget, Meter
 from mlgym_mcp.session.calls import CallSpec
+from mlgym_mcp.session.ending import Outcome
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import InfrastructureError, RefusedError
 from mlgym_mcp.session.journal import Event, read_journal
 from mlgym_mcp.session.scoring import Score, Scoring
-from mlgym_mcp.session.session import Outcome, Session, SessionConfig
+from mlgym_mcp.session.session import Session, SessionConfig
 from mlgym_mcp.session.setup import Setup
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 from mlgym_sandbox.spec import JobStatus, Usage
@@ -233,7 +234,7 @@ class EndsMachine(RuleBasedStateMachine):
         async def do() -> None:
             if self.session.ready and self.session.over is None:
                 busy = bool(self.session.calls.in_flight)
-                await self.session.check_limits()
+                await self.session.watch.check_limits()
                 if busy or self.sandbox.job_runs:
                     assert self.session.over is None or "no tool was called" not in self.session.over.reason
 

@@ -48,9 +48,7 @@ async def server(
         return found
 
     registry = SessionRegistry(Catalog.default(), sandbox=sandbox, unsafe=True, wait_s=20, **options)
-    registry.gpu_desk = GpuDesk(
-        lambda: tuple(registry._backends.values()), look=look, wait_s=options.get("gpu_wait_s", 60)
-    )
+    registry.gpu_desk = GpuDesk(registry.backends.made, look=look, wait_s=options.get("gpu_wait_s", 60))
     async with registry.run(**run or {}):
         yield registry
 

@@ -22,13 +22,14 @@ from mlgym_mcp.records.episodes import summarize
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.journal import Event, Journal, read_journal
 from mlgym_mcp.session.leftovers import owner_labels, remove_orphans
-from mlgym_mcp.session.markers import Marker, Markers, process_started
+from mlgym_mcp.session.markers import Marker, Markers
 from mlgym_mcp.session.notes import Notes
 from mlgym_mcp.session.recovery import end_dead, read_past
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.session.solutions import scored
 from mlgym_sandbox import SandboxSpec, get_backend
+from mlgym_sandbox.processes import process_started
 from tests.serving.conftest import backend, light, own_home
 from tests.session.doomed import command
 from tests.toy import CSV
@@ -246,7 +247,7 @@ async def test_a_server_elsewhere_leaves_them_to_their_own_until_the_sandboxes_a
     for address in ("elsewhere", None):
         async with next_server(backend, address=address) as registry:
             assert registry.sessions() == []
-            await registry._sweep([])
+            await registry.sweep([])
         assert len(await left(backend)) == 1
     marker = Markers()._path(told["id"])
     os.utime(marker, (0, 0))

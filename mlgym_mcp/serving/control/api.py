@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -25,14 +25,16 @@ from mlgym_mcp.api import (
     SessionView,
     TaskSummary,
 )
-from mlgym_mcp.records.episodes import EpisodeSummary, episode_folders, summarize
-from mlgym_mcp.serving.control.events import follow
+from mlgym_mcp.records.episodes import episode_folders
+from mlgym_mcp.serving.control import checkpoints
+from mlgym_mcp.serving.control.events import follow, replay
 from mlgym_mcp.serving.control.health import HealthCheck
-from mlgym_mcp.serving.control.views import episode_view, session_view
+from mlgym_mcp.serving.control.views import ended_view, episode_view, session_view
 from mlgym_mcp.serving.host import CREATION_ERRORS, Host
 from mlgym_mcp.serving.limits import FullError
 from mlgym_mcp.serving.metrics import CONTENT_TYPE
-from mlgym_mcp.session.journal import FILE_NAME
+from mlgym_mcp.serving.summaries import end_of, summary_of
+from mlgym_mcp.serving.traces import TracedControl
 from mlgym_mcp.session.session import Session
 
 _PAGE = 100
@@ -70,14 +72,27 @@ _Limit = Annotated[int, Query(ge=1, le=_PAGE, description="How many at most.")]
 _After = Annotated[str | None, Query(max_length=300, description="`next` of the page before.")]
 
 
-def _session(host: _Host, id: str) -> Session:  # noqa: A002 - the path parameter's name
+class _Gone(NamedTuple):
+    """A session of which only the episode is left."""
+
+    view: SessionView
+    folder: Path
+
+
+async def _session(host: _Host, id: str) -> Session | _Gone:  # noqa: A002 - the path parameter's name
     session = host.registry.get(id)
-    if session is None:
-        raise _Problem(404, "no such session")
-    return session
+    if session is not None:
+        return session
+    ended = await host.ended(id)
+    if ended is not None:
+        with contextlib.suppress(OSError):  # its folder is being removed
+            summary = await anyio.to_thread.run_sync(summary_of, ended.folder, limiter=host.reading)
+            if (end := end_of(summary)) is not None:
+                return _Gone(ended_view(id, summary, end, host.url_of(id)), ended.folder)
+    raise _Problem(404, "no such session")
 
 
-_Found = Annotated[Session, Depends(_session)]
+_Found = Annotated[Session | _Gone, Depends(_session)]
 
 open_to_all = APIRouter(responses={429: _ERRORS[429]})
 guarded = APIRouter(dependencies=[Depends(_scheme)], responses=_ERRORS)
@@ -133,13 +148,15 @@ async def list_sessions(host: _Host, limit: _Limit = _PAGE, after: _After = None
 
 @guarded.get("/api/sessions/{id}", tags=["sessions"], responses=_NO_SESSION)
 async def get_session(host: _Host, session: _Found) -> SessionView:
-    """Show a session."""
-    return session_view(session, host.mcp_url(session))
+    """Show a session; also one that ended long ago, or before the server was started again: from its episode."""
+    return session.view if isinstance(session, _Gone) else session_view(session, host.mcp_url(session))
 
 
 @guarded.delete("/api/sessions/{id}", tags=["sessions"], responses=_NO_SESSION)
 async def delete_session(host: _Host, session: _Found) -> SessionView:
     """End a session; calls in flight answer that it is over. Returns when its sandbox is gone; its episode stays."""
+    if isinstance(session, _Gone):
+        return session.view
     await session.end("abandoned", "the session was deleted")
     await session.wait_ended()
     return session_view(session, host.mcp_url(session))
@@ -164,6 +181,8 @@ async def session_events(
     if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 19:
         after = max(after, int(last_event_id))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if isinstance(session, _Gone):
+        return StreamingResponse(replay(session.folder, after), media_type="text/event-stream", headers=headers)
     return StreamingResponse(follow(session, after, host.stopping), media_type="text/event-stream", headers=headers)
 
 
@@ -183,17 +202,8 @@ def _episodes(root: Path, limit: int, after: str | None) -> EpisodePage:
     names = sorted((folder.name for folder in episode_folders(root)), reverse=True)
     found = [name for name in names if after is None or name < after]
     page = found[:limit]
-    views = []
-    for name in page:
-        facts = (root / name / FILE_NAME).stat()
-        views.append(episode_view(_summary(root / name, facts.st_size, facts.st_mtime_ns)))
+    views = [episode_view(summary_of(root / name)) for name in page]
     return EpisodePage(episodes=views, next=page[-1] if len(found) > limit else None)
-
-
-@lru_cache(maxsize=2000)
-def _summary(folder: Path, _size: int, _changed: int) -> EpisodeSummary:
-    """Read an episode again only when its journal has grown."""
-    return summarize(folder)
 
 
 @open_to_all.get("/api/health", tags=["server"])
@@ -214,6 +224,9 @@ async def metrics(host: _Host) -> Response:
     return Response(host.metrics.text(), media_type=CONTENT_TYPE)
 
 
+guarded.include_router(checkpoints.router)
+
+
 def make_control(host: Host) -> FastAPI:
     """Return the control API of a running host. It trusts whoever reaches it: put ``HostApp`` before it."""
     app = FastAPI(
@@ -223,11 +236,13 @@ def make_control(host: Host) -> FastAPI:
         docs_url="/api/docs",
         redoc_url=None,
         openapi_url="/api/openapi.json",
+        telemetry={"tracing": False},  # its spans tell whole paths, with the sessions' ids: see TracedControl
     )
     app.state.host = host
     app.state.health = HealthCheck(host)
     app.include_router(open_to_all)
     app.include_router(guarded)
+    app.add_middleware(TracedControl)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(StarletteHTTPException, _failed)
     app.add_exception_handler(Exception, _unforeseen)

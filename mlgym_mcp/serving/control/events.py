@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -16,7 +16,9 @@ from mlgym_mcp.session.session import Session
 
 _PING_S = 15.0
 _BATCH = 200
-_WAITING = 500
+_BATCH_BYTES = 256 << 10
+"""So much of a journal is in memory for one reader, who may never read it."""
+_WAITING = 100
 """Live events kept for one slow reader; beyond them it is served from the disk again."""
 
 
@@ -80,7 +82,7 @@ async def follow(session: Session, after: int, stopping: anyio.Event, ping_s: fl
             events = fresh.take(after)
             if events is None or (not events and after < session.episode.journal.next_seq - 1):
                 try:
-                    events = await anyio.to_thread.run_sync(_read, session, after)
+                    events = await anyio.to_thread.run_sync(_read, read_journal(session.episode.folder), after)
                 except (JournalError, OSError):
                     yield 'event: problem\ndata: {"error":"the journal is damaged from here on"}\n\n'
                     return
@@ -98,6 +100,26 @@ async def follow(session: Session, after: int, stopping: anyio.Event, ping_s: fl
                     yield ": ping\n\n"
 
 
-def _read(session: Session, after: int) -> list[Event]:
-    events = (event for event in read_journal(session.episode.folder) if event.seq > after)
-    return list(islice(events, _BATCH))
+async def replay(folder: Path, after: int) -> AsyncIterator[str]:
+    """Yield an ended episode's events with a greater sequence number than ``after``; damage is told, too."""
+    yield "retry: 1000\n\n"
+    journal = read_journal(folder)
+    try:
+        while events := await anyio.to_thread.run_sync(_read, journal, after):
+            for event in events:
+                yield event_text(event)
+    except (JournalError, OSError):
+        yield 'event: problem\ndata: {"error":"the journal is damaged from here on"}\n\n'
+
+
+def _read(journal: Iterator[Event], after: int) -> list[Event]:
+    """Return the next events of a journal, as many as one reader may have in memory."""
+    found: list[Event] = []
+    size = 0
+    for event in journal:
+        if event.seq > after:
+            found.append(event)
+            size += len(event_text(event))
+            if len(found) >= _BATCH or size >= _BATCH_BYTES:
+                break
+    return found

@@ -8,17 +8,21 @@ from typing import Any
 
 from mlgym_mcp.api import EpisodeView, SessionView
 from mlgym_mcp.records.episodes import EpisodeSummary
+from mlgym_mcp.session.ending import End
 from mlgym_mcp.session.journal import Event
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.tools.views import detail_of, score_view, state_of
 
 _SHOWN: Mapping[str, tuple[str, ...]] = {
-    "session": ("task", "task_version", "preset", "seed", "budget", "sandbox", "server", "metadata"),
+    "session": ("task", "task_version", "preset", "seed", "budget", "sandbox", "server", "metadata", "parent"),
     "sandbox": ("state",),
     "call": ("tool", "arguments", "counted"),
     "result": ("call", "seconds", "text", "is_error", "refused", "cancelled"),
     "score": ("kind", "valid", "primary", "higher_is_better", "baseline", "shown", "code", "reason", "seconds"),
     "grader_error": ("kind",),
+    "snapshot": ("snapshot", "files", "bytes", "new_files", "new_bytes", "left_out"),
+    "restored": ("snapshot", "written", "removed", "seconds"),
+    "forked": ("snapshot", "episode"),
     "end": ("outcome", "reason", "spent"),
 }
 """Of each kind of event what may be seen; of any other kind, only that it happened."""
@@ -50,6 +54,27 @@ def session_view(session: Session, url: str, *, with_token: bool = False) -> Ses
         outcome=None if over is None else over.outcome,
         score=None if over is None or over.score is None else score_view(over.score),
         metadata=session.config.metadata,
+    )
+
+
+def ended_view(session_id: str, summary: EpisodeSummary, end: End, url: str) -> SessionView:
+    """Return a session that is over, and of which only the episode is left, as the control API shows it."""
+    wall = summary.budget.get("wall_s")
+    return SessionView(
+        id=session_id,
+        task=summary.task,
+        preset=summary.preset,
+        seed=summary.seed,
+        state="over",
+        detail=end.text(),
+        episode=summary.id,
+        mcp_url=url,
+        created=summary.started,
+        expires=None if wall is None else summary.started + wall,
+        calls=summary.calls,
+        outcome=end.outcome,
+        score=None if end.score is None else score_view(end.score),
+        metadata=summary.metadata,
     )
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mlgym_sandbox.backends.local import LocalFolder, start_time
+from mlgym_sandbox.backends.local import LocalFolder
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.home import home
 from mlgym_sandbox.identities import Identities
 from mlgym_sandbox.launching.order import PIDS
+from mlgym_sandbox.processes import process_started
 
 _STATE = "state.json"
 _HALF_MADE_S = 60.0
@@ -147,7 +148,7 @@ def pids(state: State) -> Pids | None:
 def running(state: State) -> bool:
     """Whether its first process lives."""
     found = pids(state)
-    return state.boot == boot_id() and found is not None and start_time(found.first) == found.first_started
+    return state.boot == boot_id() and found is not None and process_started(found.first) == found.first_started
 
 
 def kill(state: State) -> None:
@@ -169,7 +170,7 @@ def _kill(pid: int, started: int) -> None:
     except OSError:
         return
     try:
-        if start_time(pid) != started:  # looked at only now: the descriptor cannot come to mean another process
+        if process_started(pid) != started:  # looked at only now: the descriptor cannot come to mean another process
             return
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         if not select.select([descriptor], [], [], _DEATH_S)[0]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 from mlgym_sandbox.home import home
+from mlgym_sandbox.processes import lives, process_started
 from mlgym_sandbox.sockets import ConnectedSocket
 
 _RECORD = "state.json"
@@ -41,7 +42,7 @@ class Record:
     @property
     def alive(self) -> bool:
         """Whether the runner lives."""
-        return self.pid > 0 and start_time(self.pid) == self.started
+        return lives(self.pid, self.started)
 
 
 class LocalFolder:
@@ -79,7 +80,7 @@ class LocalFolder:
 
     def started(self, record: Record, pid: int) -> Record:
         """Remember the runner's process."""
-        record = replace(record, pid=pid, started=start_time(pid) or 0)
+        record = replace(record, pid=pid, started=process_started(pid) or 0)
         self.save(record)
         return record
 
@@ -145,15 +146,6 @@ class LocalFolder:
         except BaseException:
             link.close()
             raise
-
-
-def start_time(pid: int) -> int | None:
-    """Return a process's start time in clock ticks since boot; ``None`` when it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 @contextmanager

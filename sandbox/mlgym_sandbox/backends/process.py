@@ -22,9 +22,10 @@ import anyio.to_thread
 
 from mlgym_sandbox import environment
 from mlgym_sandbox.backends.base import Backend, Found
-from mlgym_sandbox.backends.local import LOG, LocalFolder, Record, start_time
+from mlgym_sandbox.backends.local import LOG, LocalFolder, Record
 from mlgym_sandbox.errors import BackendUnavailableError, SandboxError, SandboxLostError
 from mlgym_sandbox.inside import compiled_runner, runner_config
+from mlgym_sandbox.processes import process_started
 from mlgym_sandbox.sandbox import Sandbox
 from mlgym_sandbox.spec import DATA, WORKSPACE, Check, SandboxSpec
 
@@ -201,7 +202,7 @@ def _kill_marked(mark: bytes) -> None:
         found = [
             int(folder.name)
             for folder in Path("/proc").iterdir()
-            if folder.name.isdigit() and _has_mark(folder, mark) and start_time(int(folder.name)) is not None
+            if folder.name.isdigit() and _has_mark(folder, mark) and process_started(int(folder.name)) is not None
         ]
         if not found:
             return

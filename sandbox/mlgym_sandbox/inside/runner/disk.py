@@ -30,17 +30,27 @@ class Disk:
         self.processes, self.files, self.jobs = processes, files, jobs
         self.bytes = 0
         self.time = float("-inf")
+        self.changed = True
+        """Whether anything may have been stored since that measurement began."""
         self.watching = False
 
     def measure(self, done: Callable[[Header], None], seconds: float = 60.0) -> None:
         def finish(said: Header) -> None:
             if "disk_bytes" in said:
                 self.bytes, self.time = said["disk_bytes"], time.monotonic()
+            else:
+                self.changed = True
             done(said)
 
+        busy = bool(self.processes.errands or self.processes.table())
         work = measure_work(self.files, self.processes, self.config["disk_paths"])
         errand = Errand(seconds, work, lambda data: None, finish)
         errand.begin(self.loop, self.processes.identity, self.processes, False)
+        self.changed = busy
+
+    def known(self) -> bool:
+        """Whether a measurement would find what the last one found: nothing runs, and nothing was asked for since."""
+        return not self.changed and not self.processes.table()
 
     def need_room(self, size: int) -> None:
         """Refuse to write beyond the storage limit, as far as the last measurement tells."""

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from mlgym_sandbox.inside.runner.processes import Processes
     from mlgym_sandbox.inside.runner.wire import Header
 
+STORES_NOTHING = frozenset(
+    ("ping", "wait", "output", "jobs", "read", "stat", "list", "search", "tar", "environment", "usage")
+)
+"""After these the workspace takes as much disk as before."""
+
 
 class Requests:
     """Requests in, replies out. Modules with work for errands are imported when first asked for."""
@@ -57,6 +62,8 @@ class Requests:
 
     def answer(self, peer: Peer, header: Header, payload: bytes) -> None:
         number = header.get("id")
+        if header.get("op") not in STORES_NOTHING:
+            self.disk.changed = True
         try:
             handler = getattr(self, "op_%s" % header.get("op"), None)
             if handler is None:
@@ -203,6 +210,23 @@ class Requests:
         self.run_errand(peer, header, untar_work(self.files, header), fed=True)
         self.disk.watch()
 
+    def op_survey(self, peer: Peer, header: Header, payload: bytes) -> None:
+        from mlgym_sandbox.inside.runner.survey import survey_work
+
+        self.run_errand(peer, header, survey_work(self.files, self.processes, header), fed=True, freeze=True)
+
+    def op_rebuild(self, peer: Peer, header: Header, payload: bytes) -> None:
+        from mlgym_sandbox.inside.runner.rebuilding import rebuild_work
+
+        self.run_errand(peer, header, rebuild_work(self.files, header), fed=True, freeze=True)
+        self.disk.watch()
+
+    def op_shell_state(self, peer: Peer, header: Header, payload: bytes) -> Header:
+        """Where the shell was left; ``set`` puts it elsewhere."""
+        if header.get("set"):
+            self.jobs.shell.move(payload)
+        return {"payload": self.jobs.shell.state}
+
     def op_feed(self, peer: Peer, header: Header, payload: bytes) -> Header | None:
         errand = self.errands.get((id(peer), header["target"]))
         if errand is None or errand.feeder is None:
@@ -281,7 +305,7 @@ class Requests:
         return {}
 
     def op_usage(self, peer: Peer, header: Header, payload: bytes) -> Header | None:
-        if time.monotonic() - self.disk.time < 1.5:
+        if time.monotonic() - self.disk.time < 1.5 or self.disk.known():
             return self.usage()
 
         def done(said: Header) -> None:

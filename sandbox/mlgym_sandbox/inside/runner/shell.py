@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+from mlgym_sandbox.inside.runner.refusals import Refusal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +55,12 @@ class Shell:
         text = text.rstrip(b"\0")
         if text.endswith(STATE_END):  # else the shell was killed, replaced by exec, or had another trap
             self.state = text
+
+    def move(self, state: bytes) -> None:
+        """Take up a state that was kept before; an empty one is a new shell's."""
+        if len(state) > STATE_BYTES or (state and not state.endswith(STATE_END)):
+            raise Refusal("misuse", "that is no state of a shell")
+        self.state = state
 
 
 def state_file(content: bytes) -> int:
