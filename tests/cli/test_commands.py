@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_home")]
 
 
 def run(*arguments: str, status: int = 0) -> str:
-    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, env=dict(os.environ))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}  # not the width of pytest's terminal
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout if status == 0 else done.stderr
