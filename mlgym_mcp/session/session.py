@@ -178,9 +178,8 @@ class Session:
             RefusedError: it is still being prepared.
             EpisodeOverError: it could not be started.
         """
-        if not self._ready.is_set():
-            with anyio.move_on_after(self.config.wait_s):
-                await self._ready.wait()
+        with anyio.move_on_after(self.config.wait_s):
+            await self._ready.wait()
         if self._sandbox is None:
             if self.over is not None:
                 raise EpisodeOverError(self.over_text())

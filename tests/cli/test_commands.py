@@ -26,8 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_home")]
 
 
 def run(*arguments: str, status: int = 0) -> str:
-    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}  # not the width of pytest's terminal
-    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout if status == 0 else done.stderr
