@@ -28,7 +28,7 @@ demo: setup  ## Play Fashion-MNIST with a scripted agent, from nothing to a scor
 	@$(BIN)/python -m mlgym_clients.demo
 
 test: setup  ## Run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 proof: setup  ## Prove all tasks, without the slow reference solutions
 	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 2
@@ -47,12 +47,14 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure tool calls, session starts, many sessions at once, grading
+bench: setup  ## Measure tool calls, session starts, many sessions, snapshots, grading, reports
 	$(BIN)/python bench/tool_call.py
 	$(BIN)/python bench/session_start.py
 	$(BIN)/python bench/fleet.py --backends bubblewrap,docker --sizes 1,16,64
 	$(BIN)/python bench/fleet.py --sizes 256
+	$(BIN)/python bench/snapshot.py
 	$(BIN)/python bench/grading.py
+	$(BIN)/python bench/records.py
 
 soak: setup  ## Make and end sessions at random for 10 minutes, then look for what is left
 	$(BIN)/python bench/soak.py --minutes 10 --backends bubblewrap,docker

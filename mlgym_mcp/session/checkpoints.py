@@ -16,7 +16,7 @@ from mlgym_mcp.session.checkpoint_pack import Pack
 from mlgym_mcp.session.checkpoint_store import FIRST, Checkpoint, Store, StoreError
 from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, RefusedError, SessionError
 from mlgym_mcp.session.journal import JournalError
-from mlgym_sandbox import Sandbox
+from mlgym_sandbox import Sandbox, workspaces
 from mlgym_sandbox.errors import SandboxError, SandboxLostError
 from mlgym_sandbox.trees import Plan, Survey, Tree, known_states
 
@@ -220,8 +220,8 @@ class Checkpoints:
                 pack = await anyio.to_thread.run_sync(store.begin)
                 survey = Survey(pack)
                 known = await anyio.to_thread.run_sync(known_states, self._tree, self._states)
-                await sandbox.survey(known, survey, max_bytes=room, max_files=MOST_FILES)
-                shell = await sandbox.shell_state()
+                await workspaces.survey(sandbox, known, survey, max_bytes=room, max_files=MOST_FILES)
+                shell = await workspaces.shell_state(sandbox)
                 kept = await anyio.to_thread.run_sync(self._keep, survey, pack, shell)
             await session.episode.journal.append_durable(
                 "snapshot",
@@ -297,13 +297,13 @@ class Checkpoints:
         await sandbox.kill_all()
         survey = Survey()
         known = await anyio.to_thread.run_sync(known_states, {**wanted, **self._tree}, self._states)
-        await sandbox.survey(known, survey, max_bytes=0, max_files=MOST_FILES, contents=False)
+        await workspaces.survey(sandbox, known, survey, max_bytes=0, max_files=MOST_FILES, contents=False)
         now = survey.over(self._tree)
         plan = Plan(now, survey.left_out, wanted)
-        states = await sandbox.rebuild(plan.steps(store.read))
+        states = await workspaces.rebuild(sandbox, plan.steps(store.read))
         if self._session.backend.name != "process":  # there the workspace has a name of its own in every sandbox
             shell = facts.shell.encode("latin-1")
-            await sandbox.set_shell_state(moved_shell(shell) if checkpoint_id == FIRST else shell)
+            await workspaces.set_shell_state(sandbox, moved_shell(shell) if checkpoint_id == FIRST else shell)
         same = {path: state for path, state in self._states.items() if path in wanted and now.get(path) == wanted[path]}
         self._base, self._tree, self._states = checkpoint_id, wanted, same | states
         return plan

@@ -134,7 +134,7 @@ async def test_the_journal_and_the_vault_cannot_be_reached_through_the_tools(are
             for path in (target, "link", f"../../..{target}", f"/workspace/../{target}"):
                 for tool, more in (("read_file", {}), ("list_files", {}), ("search_files", {"pattern": "."})):
                     text = await text_of(client, tool, path=path, **more)
-                    assert host_bytes[target].decode()[:40].strip() not in text, (tool, path)
+                    assert host_bytes[target].decode(errors="replace")[:40].strip() not in text, (tool, path)
             for path in (target, "link"):  # /tmp/... may be written: it is the sandbox's own
                 await client.call_tool("write_file", {"path": path, "content": "forged"})
         after = (episode / "events.jsonl").read_bytes()

@@ -20,7 +20,7 @@ from mlgym_mcp.serving.process import serve_http
 from mlgym_mcp.serving.relay import ask_host
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
-from mlgym_sandbox import environment
+from mlgym_sandbox import environment, get_backend
 from mlgym_sandbox.home import home
 from tests.toy import make_toy
 
@@ -42,6 +42,14 @@ def own_home(tmp_path: Path, light: environment.Environment, monkeypatch: pytest
     yield place
     with contextlib.suppress(SystemExit):
         ask_host("stop")
+    anyio.run(_remove_sandboxes)
+
+
+async def _remove_sandboxes() -> None:
+    """Remove those that a server left to the next one, which the test did not start."""
+    for backend in (get_backend("bubblewrap"), get_backend("process", unsafe=True)):
+        for found in await backend.find({}):
+            await backend.remove(found.name)
 
 
 CLI = [sys.executable, "-m", "mlgym_mcp.cli.entry"]

@@ -17,7 +17,7 @@ from mlgym_mcp.session.calls import CallSpec
 from mlgym_mcp.session.journal import read_journal
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.session.solutions import scored
-from mlgym_sandbox import Sandbox
+from mlgym_sandbox import Sandbox, workspaces
 from tests.serving.conftest import episode_folder, running_host
 from tests.serving.control_client import admin_of, until_ready
 from tests.toy import CSV
@@ -325,7 +325,9 @@ async def test_the_agent_is_not_told_more_and_followers_see_what_happened(backen
         assert "shell" not in json.dumps(shown)
 
 
-async def test_a_restore_under_way_is_finished_before_an_end_is_graded(backend: str) -> None:
+async def test_a_restore_under_way_is_finished_before_an_end_is_graded(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running_host(backend) as host, admin_of(host) as http:
         session, sandbox, url = await begin(host, http)
         await sandbox.write_file("submission.csv", CSV.encode())
@@ -333,14 +335,14 @@ async def test_a_restore_under_way_is_finished_before_an_end_is_graded(backend: 
         await sandbox.write_file("submission.csv", b"id,label\n")
         session.calls.made = 1
         begun, go = anyio.Event(), anyio.Event()
-        rebuild = sandbox.rebuild
+        rebuild = workspaces.rebuild
 
-        async def held(steps: Any, **options: Any) -> Any:
+        async def held(*arguments: Any, **options: Any) -> Any:
             begun.set()
             await go.wait()
-            return await rebuild(steps, **options)
+            return await rebuild(*arguments, **options)
 
-        sandbox.rebuild = held  # type: ignore[method-assign]
+        monkeypatch.setattr(workspaces, "rebuild", held)
         async with anyio.create_task_group() as tasks:
 
             async def restore() -> None:

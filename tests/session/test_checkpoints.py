@@ -23,7 +23,7 @@ from mlgym_mcp.session.forking import parent_of
 from mlgym_mcp.session.journal import read_journal
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session
-from mlgym_sandbox import Sandbox
+from mlgym_sandbox import Sandbox, workspaces
 from mlgym_sandbox.errors import SandboxError
 from mlgym_sandbox.trees import Entry, Plan, Survey, Tree
 from tests.serving.conftest import backend, light, own_home
@@ -245,17 +245,17 @@ async def server(backend: str) -> AsyncIterator[SessionRegistry]:
 def restoring(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
     """A sandbox whose first rebuilding never ends; the event says that it has begun."""
     begun = anyio.Event()
-    rebuild = Sandbox.rebuild
+    rebuild = workspaces.rebuild
 
-    async def hung(self: Sandbox, steps: Iterator[bytes], **options: Any) -> dict[str, str]:
+    async def hung(sandbox: Sandbox, steps: Iterator[bytes], **options: Any) -> dict[str, str]:
         if begun.is_set():
-            return await rebuild(self, steps, **options)
-        await self.run("rm -f start.py", wait_s=10)
+            return await rebuild(sandbox, steps, **options)
+        await sandbox.run("rm -f start.py", wait_s=10)
         begun.set()
         await anyio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(Sandbox, "rebuild", hung)
+    monkeypatch.setattr(workspaces, "rebuild", hung)
     return begun
 
 
@@ -332,11 +332,11 @@ async def test_a_fork_whose_server_dies_before_it_is_ready_begins_with_its_snaps
         with monkeypatch.context() as patched:
             hung = anyio.Event()
 
-            async def never(self: Sandbox, *_: Any, **__: Any) -> None:
+            async def never(*_: Any, **__: Any) -> None:
                 hung.set()
                 await anyio.sleep_forever()
 
-            patched.setattr(Sandbox, "rebuild", never)
+            patched.setattr(workspaces, "rebuild", never)
             child = await registry.create("toy", **parent_of(session, taken.id).options())
             with anyio.fail_after(30):
                 await hung.wait()

@@ -62,7 +62,7 @@ class FakeSandbox:
 
 
 async def no_attach(_: str) -> None:
-    raise SandboxError("there is none of that name")
+    raise SandboxLostError("there is none of that name")
 
 
 async def no_sync(self: Any, type: str, /, **fields: Any) -> Event:  # noqa: A002

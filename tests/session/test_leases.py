@@ -54,9 +54,10 @@ async def server(
 
 
 async def phase(session: Session, words: str) -> None:
-    with anyio.fail_after(30):
+    with anyio.move_on_after(30):
         while words not in session.phase:
             await anyio.sleep(0.01)
+    assert words in session.phase, (session.phase, session.over, session.gpus)
 
 
 async def shell(session: Session, command: str) -> str:

@@ -94,8 +94,22 @@ async def _session(host: _Host, id: str) -> Session | _Gone:  # noqa: A002 - the
 
 _Found = Annotated[Session | _Gone, Depends(_session)]
 
+
+async def _known_query(request: Request) -> None:
+    """Refuse a query parameter that does not exist: one that was misspelt would go unnoticed."""
+    if not request.query_params:
+        return
+    operation = request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
+    known = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+    for name in request.query_params:
+        if name not in known:
+            raise _Problem(
+                422, f"there is no query parameter {name[:60]!r} here; there is: {', '.join(known) or 'none'}"
+            )
+
+
 open_to_all = APIRouter(responses={429: _ERRORS[429]})
-guarded = APIRouter(dependencies=[Depends(_scheme)], responses=_ERRORS)
+guarded = APIRouter(dependencies=[Depends(_scheme), Depends(_known_query)], responses=_ERRORS)
 
 
 @guarded.post(

@@ -23,7 +23,7 @@ def read(name):
 
 def main():
     train, test = read("train.csv"), read("test.csv")
-    inputs, price = train.drop(columns=["id", "price"]), train["price"]
+    inputs, price = train.drop(columns=["id", "price"]).dropna(axis="columns", how="all"), train["price"]
     numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
     names = make_pipeline(
         SimpleImputer(strategy="constant", fill_value="unknown"), OneHotEncoder(handle_unknown="ignore")
