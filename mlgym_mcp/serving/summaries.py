@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,10 +33,6 @@ def end_of(summary: EpisodeSummary) -> End | None:
     """Return how an episode ended; ``None`` if it has not, as far as can be read."""
     if summary.outcome == "live":
         return None
-    record = summary.score
-    score = None
-    if record is not None:
-        known = {each.name: record[each.name] for each in fields(Score) if each.name in record}
-        score = Score(**{"digits": _DIGITS, **known})
+    score = None if summary.score is None else Score.from_record(summary.score, _DIGITS)
     outcome: object = summary.outcome
     return End(outcome, summary.reason, score)  # type: ignore[arg-type]  # as the journal has it

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlgym_mcp.catalog.spec import TaskSpec
 from mlgym_mcp.session.journal import Event, Journal, read_journal
@@ -133,10 +133,9 @@ def score_of(event: Event, spec: TaskSpec) -> Score:
     """Return the score that a ``score`` event records.
 
     Raises:
-        KeyError, TypeError: it is none.
+        TypeError: it is none.
     """
-    known: dict[str, Any] = {each.name: event[each.name] for each in fields(Score) if each.name in event.fields}
-    return Score(**{"digits": spec.primary_metric.digits_validate, **known})
+    return Score.from_record(event.fields, spec.primary_metric.digits_validate)
 
 
 async def end_dead(folder: Path, reason: str) -> bool:

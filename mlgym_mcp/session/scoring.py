@@ -6,7 +6,8 @@ import contextlib
 import logging
 import math
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -64,6 +65,15 @@ class Score:
     seconds: float = 0.0
     public: dict[str, Any] = field(default_factory=dict)
     private: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], digits: int) -> Score:
+        """Return the score that ``record()`` told; ``digits`` for a record that does not tell them.
+
+        Raises:
+            TypeError: it is none.
+        """
+        return cls(**{"digits": digits} | {each.name: record[each.name] for each in fields(cls) if each.name in record})
 
     @property
     def value(self) -> float | None:

@@ -6,8 +6,10 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from http.server import HTTPServer
 from pathlib import Path
 
 import anyio
@@ -59,6 +61,19 @@ CLI = [sys.executable, "-m", "mlgym_mcp.cli.entry"]
 def backend() -> str:
     """Which sandbox the serving tests use: it makes no difference to them, so the quickest that is here."""
     return "bubblewrap" if shutil.which("bwrap") else "process"
+
+
+@contextmanager
+def answering(http: HTTPServer) -> Iterator[None]:
+    """Serve a small HTTP server of a test's own, in a thread."""
+    thread = threading.Thread(target=http.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
 
 
 @asynccontextmanager

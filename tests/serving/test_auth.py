@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +21,7 @@ from mcp.server.auth.provider import AccessToken
 from mlgym_mcp import serving
 from mlgym_mcp.cli.http_server import HttpOptions
 from mlgym_mcp.serving.auth import JwtVerifier, ResourceServer, bearer_of, is_same, load_admin_token
-from tests.serving.conftest import CLI, running_host
+from tests.serving.conftest import CLI, answering, running_host
 from tests.serving.control_client import ACCEPT, INITIALIZE, admin_of, bearer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_home")]
@@ -227,14 +226,8 @@ class Keys:
 @pytest.fixture
 def keys() -> Iterator[Keys]:
     made = Keys()
-    thread = threading.Thread(target=made.http.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with answering(made.http):
         yield made
-    finally:
-        made.http.shutdown()
-        thread.join()
-        made.http.server_close()
 
 
 async def test_a_jwt_opens_a_session_over_http_by_keys_that_are_fetched_and_seldom(keys: Keys, backend: str) -> None:

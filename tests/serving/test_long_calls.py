@@ -61,6 +61,20 @@ async def broken_shell(client: Client, other: Client, command: str, sign: str) -
         await broken_off(client, "shell", {"command": command}, seen)
 
 
+async def broken_grading(client: Client, session: Session, tool: str) -> None:
+    """Begin a ``validate`` or ``submit`` and cut the call while it is being graded."""
+    grading = anyio.Event()
+
+    async def watch() -> None:
+        while not session.scoring.grading:
+            await anyio.sleep(0.01)
+        grading.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        await broken_off(client, tool, {}, grading)
+
+
 @ERAS
 async def test_a_call_sent_again_after_it_broke_is_the_same_job(mode: str, backend: str) -> None:
     async with running_host(backend) as host, playing(host, mode) as (client, session):
@@ -160,16 +174,7 @@ def slow_grader(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_a_submit_that_broke_ends_the_episode_and_its_answer_waits(mode: str, backend: str) -> None:
     async with running_host(backend) as host, playing(host, mode) as (client, session):
         await text_of(client, "write_file", path="submission.csv", content=CSV)
-        grading = anyio.Event()
-
-        async def watch() -> None:
-            while not session.scoring.grading:
-                await anyio.sleep(0.01)
-            grading.set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await broken_off(client, "submit", {}, grading)
+        await broken_grading(client, session, "submit")
         with anyio.fail_after(30):
             await session.wait_ended()
         assert session.over.outcome == "scored"
@@ -183,16 +188,7 @@ async def test_a_submit_that_broke_ends_the_episode_and_its_answer_waits(mode: s
 async def test_a_validate_that_broke_is_charged_once(backend: str) -> None:
     async with running_host(backend) as host, playing(host) as (client, session):
         await text_of(client, "write_file", path="submission.csv", content=CSV)
-        grading = anyio.Event()
-
-        async def watch() -> None:
-            while not session.scoring.grading:
-                await anyio.sleep(0.01)
-            grading.set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await broken_off(client, "validate", {}, grading)
+        await broken_grading(client, session, "validate")
         again = await client.call_tool("validate", {})
         assert again.structured_content["score"] == 0.75
         assert again.structured_content["validations_left"] == 2
@@ -279,16 +275,7 @@ async def test_a_joined_grading_is_waited_for_no_longer_than_any_call(backend: s
         while "The session is still" in await text_of(client, "job_list"):
             pass
         await text_of(client, "write_file", path="submission.csv", content=CSV)
-        grading = anyio.Event()
-
-        async def watch() -> None:
-            while not session.scoring.grading:
-                await anyio.sleep(0.01)
-            grading.set()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await broken_off(client, "validate", {}, grading)
+        await broken_grading(client, session, "validate")
         early = await client.call_tool("validate", {})
         assert early.structured_content["code"] == "refused"
         assert "again" in early.content[0].text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from mlgym_mcp.serving.auth import load_admin_token
 from mlgym_mcp.serving.traces import set_up_traces
 from mlgym_mcp.session import tracing
-from tests.serving.conftest import running_host, text_of
+from tests.serving.conftest import answering, running_host, text_of
 from tests.serving.control_client import bearer, until_ready
 from tests.serving.server_process import free_port, server, until_listening
 from tests.toy import CSV
@@ -74,14 +73,8 @@ class Collector:
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     made = Collector()
-    thread = threading.Thread(target=made.http.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with answering(made.http):
         yield made
-    finally:
-        made.http.shutdown()
-        thread.join()
-        made.http.server_close()
 
 
 @contextmanager

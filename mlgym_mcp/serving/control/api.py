@@ -27,6 +27,7 @@ from mlgym_mcp.api import (
 )
 from mlgym_mcp.records.episodes import episode_folders
 from mlgym_mcp.serving.control import checkpoints
+from mlgym_mcp.serving.control.dependencies import FoundSession, Hosted, handed_out, no_room, registry_key
 from mlgym_mcp.serving.control.events import follow, replay
 from mlgym_mcp.serving.control.health import HealthCheck
 from mlgym_mcp.serving.control.views import ended_view, episode_view, session_view
@@ -58,16 +59,10 @@ _scheme = HTTPBearer(auto_error=False, description="The admin token.")
 class _Problem(HTTPException):
     """An error with its sentence."""
 
-    def __init__(self, status: int, error: object, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, str(error), None if headers is None else dict(headers))
+    def __init__(self, status: int, error: object) -> None:
+        super().__init__(status, str(error))
 
 
-def _host(request: Request) -> Host:
-    host: Host = request.app.state.host
-    return host
-
-
-_Host = Annotated[Host, Depends(_host)]
 _Limit = Annotated[int, Query(ge=1, le=_PAGE, description="How many at most.")]
 _After = Annotated[str | None, Query(max_length=300, description="`next` of the page before.")]
 
@@ -79,20 +74,17 @@ class _Gone(NamedTuple):
     folder: Path
 
 
-async def _session(host: _Host, id: str) -> Session | _Gone:  # noqa: A002 - the path parameter's name
-    session = host.registry.get(id)
-    if session is not None:
+async def _shown(host: Hosted, session: FoundSession, id: str) -> Session | _Gone:  # noqa: A002 - as in the path
+    if isinstance(session, Session):
         return session
-    ended = await host.ended(id)
-    if ended is not None:
-        with contextlib.suppress(OSError):  # its folder is being removed
-            summary = await anyio.to_thread.run_sync(summary_of, ended.folder, limiter=host.reading)
-            if (end := end_of(summary)) is not None:
-                return _Gone(ended_view(id, summary, end, host.url_of(id)), ended.folder)
+    with contextlib.suppress(OSError):  # its folder is being removed
+        summary = await anyio.to_thread.run_sync(summary_of, session.folder, limiter=host.reading)
+        if (end := end_of(summary)) is not None:
+            return _Gone(ended_view(id, summary, end, host.url_of(id)), session.folder)
     raise _Problem(404, "no such session")
 
 
-_Found = Annotated[Session | _Gone, Depends(_session)]
+_Found = Annotated[Session | _Gone, Depends(_shown)]
 
 
 async def _known_query(request: Request) -> None:
@@ -122,7 +114,7 @@ guarded = APIRouter(dependencies=[Depends(_scheme), Depends(_known_query)], resp
         503: {"model": Problem, "description": "The server is stopping: see Retry-After."},
     },
 )
-async def create_session(wanted: SessionRequest, host: _Host, response: Response) -> SessionView:
+async def create_session(wanted: SessionRequest, host: Hosted, response: Response) -> SessionView:
     """Make a session. It is there at once; data and sandbox are prepared behind it."""
     try:
         session, made = await host.find_or_create(
@@ -132,24 +124,21 @@ async def create_session(wanted: SessionRequest, host: _Host, response: Response
             budget=wanted.budget,
             sandbox=wanted.sandbox,
             metadata=wanted.metadata,
-            key=None if wanted.idempotency_key is None else f"api:{wanted.idempotency_key}",
+            key=registry_key(wanted.idempotency_key),
         )
     except FullError as exc:
-        raise _Problem(exc.status, exc, {"Retry-After": f"{exc.retry_after_s:.0f}"}) from exc
+        raise no_room(exc) from exc
     except CREATION_ERRORS as exc:
         raise _Problem(400, exc) from exc
     if not made:
         config = session.config
         if (session.task.id, config.preset, config.seed) != (wanted.task, wanted.preset, wanted.seed):
             raise _Problem(409, "the idempotency key belongs to a session of another task, preset or seed")
-        response.status_code = 200
-    response.headers["Location"] = f"/api/sessions/{session.id}"
-    response.headers["Cache-Control"] = "no-store"
-    return session_view(session, host.mcp_url(session), with_token=True)
+    return handed_out(session, host, response, made=made)
 
 
 @guarded.get("/api/sessions", tags=["sessions"])
-async def list_sessions(host: _Host, limit: _Limit = _PAGE, after: _After = None) -> SessionPage:
+async def list_sessions(host: Hosted, limit: _Limit = _PAGE, after: _After = None) -> SessionPage:
     """List the sessions, oldest first: the live ones, and for a while those that ended."""
     found = sorted(host.registry.sessions(), key=lambda session: session.episode.id)
     found = [session for session in found if after is None or session.episode.id > after]
@@ -161,13 +150,13 @@ async def list_sessions(host: _Host, limit: _Limit = _PAGE, after: _After = None
 
 
 @guarded.get("/api/sessions/{id}", tags=["sessions"], responses=_NO_SESSION)
-async def get_session(host: _Host, session: _Found) -> SessionView:
+async def get_session(host: Hosted, session: _Found) -> SessionView:
     """Show a session; also one that ended long ago, or before the server was started again: from its episode."""
     return session.view if isinstance(session, _Gone) else session_view(session, host.mcp_url(session))
 
 
 @guarded.delete("/api/sessions/{id}", tags=["sessions"], responses=_NO_SESSION)
-async def delete_session(host: _Host, session: _Found) -> SessionView:
+async def delete_session(host: Hosted, session: _Found) -> SessionView:
     """End a session; calls in flight answer that it is over. Returns when its sandbox is gone; its episode stays."""
     if isinstance(session, _Gone):
         return session.view
@@ -186,7 +175,7 @@ async def delete_session(host: _Host, session: _Found) -> SessionView:
     },
 )
 async def session_events(
-    host: _Host,
+    host: Hosted,
     session: _Found,
     after: Annotated[int, Query(ge=-1, lt=2**63, description="The last sequence number that you have.")] = -1,
     last_event_id: Annotated[str | None, Header(description="As `after`: sent by clients that connect again.")] = None,
@@ -201,13 +190,13 @@ async def session_events(
 
 
 @guarded.get("/api/tasks", tags=["tasks"])
-async def list_tasks(host: _Host) -> list[TaskSummary]:
+async def list_tasks(host: Hosted) -> list[TaskSummary]:
     """List the tasks that can be attempted."""
     return [TaskSummary.model_validate(task.summary()) for task in host.registry.catalog.tasks()]
 
 
 @guarded.get("/api/episodes", tags=["episodes"])
-async def list_episodes(host: _Host, limit: _Limit = 20, after: _After = None) -> EpisodePage:
+async def list_episodes(host: Hosted, limit: _Limit = 20, after: _After = None) -> EpisodePage:
     """List the episodes on disk, newest first."""
     return await anyio.to_thread.run_sync(_episodes, host.registry.root, limit, after, limiter=host.reading)
 
@@ -233,7 +222,7 @@ async def health(request: Request) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The figures."}},
 )
-async def metrics(host: _Host) -> Response:
+async def metrics(host: Hosted) -> Response:
     """Return the server's figures for Prometheus."""
     return Response(host.metrics.text(), media_type=CONTENT_TYPE)
 

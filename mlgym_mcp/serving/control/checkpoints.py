@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Response
 
 from mlgym_mcp.api import (
     ForkRequest,
@@ -16,8 +16,8 @@ from mlgym_mcp.api import (
     Snapshots,
     SnapshotView,
 )
-from mlgym_mcp.serving.control.views import session_view
-from mlgym_mcp.serving.host import CREATION_ERRORS, Host
+from mlgym_mcp.serving.control.dependencies import FoundSession, Hosted, handed_out, no_room, registry_key
+from mlgym_mcp.serving.host import CREATION_ERRORS
 from mlgym_mcp.serving.limits import FullError
 from mlgym_mcp.session.checkpoint_store import Checkpoint, NoSuchSnapshotError, StoreError
 from mlgym_mcp.session.ended import Ended
@@ -37,28 +37,12 @@ _NOT_STORED = _said(507, "It could not be stored or read: the server's disk is f
 router = APIRouter(prefix="/api/sessions/{id}", tags=["snapshots"], responses=_NOT_FOUND)
 
 
-def _host(request: Request) -> Host:
-    host: Host = request.app.state.host
-    return host
-
-
-_Host = Annotated[Host, Depends(_host)]
-
-
-async def _found(host: _Host, id: str) -> Session | Ended:  # noqa: A002 - the path parameter's name
-    found = host.registry.get(id) or await host.ended(id)
-    if found is None:
-        raise HTTPException(404, "no such session")
-    return found
-
-
-def _live(session: Annotated[Session | Ended, Depends(_found)]) -> Session:
+def _live(session: FoundSession) -> Session:
     if isinstance(session, Ended):
         raise HTTPException(409, "The episode is over: what is left is to fork its snapshots.")
     return session
 
 
-_Found = Annotated[Session | Ended, Depends(_found)]
 _Live = Annotated[Session, Depends(_live)]
 
 
@@ -72,7 +56,7 @@ async def take_snapshot(session: _Live) -> SnapshotView:
 
 
 @router.get("/snapshots", responses=_NOT_STORED)
-async def list_snapshots(host: _Host, session: _Found) -> Snapshots:
+async def list_snapshots(host: Hosted, session: FoundSession) -> Snapshots:
     """List a session's snapshots, oldest first; also after its end."""
     try:
         if isinstance(session, Ended):
@@ -104,9 +88,9 @@ async def restore_snapshot(wanted: RestoreRequest, session: _Live) -> RestoredVi
         **_NOT_STORED,
     },
 )
-async def fork_session(wanted: ForkRequest, host: _Host, session: _Found, response: Response) -> SessionView:
+async def fork_session(wanted: ForkRequest, host: Hosted, session: FoundSession, response: Response) -> SessionView:
     """Make a session that begins with a snapshot of this one, live or over. It is there at once, as a new one is."""
-    key = None if wanted.idempotency_key is None else f"api:{wanted.idempotency_key}"
+    key = registry_key(wanted.idempotency_key)
     folder = session.folder if isinstance(session, Ended) else session.episode.folder
     child, made = host.registry.find_by_key(key), False
     try:
@@ -123,16 +107,13 @@ async def fork_session(wanted: ForkRequest, host: _Host, session: _Found, respon
                 parent, budget=wanted.budget, seed=wanted.seed, metadata=wanted.metadata, key=key
             )
     except FullError as exc:
-        raise HTTPException(exc.status, str(exc), {"Retry-After": f"{exc.retry_after_s:.0f}"}) from exc
+        raise no_room(exc) from exc
     except (StoreError, *CREATION_ERRORS) as exc:
         raise _problem(exc) from exc
-    if not made:
-        if child.parent is None or child.parent[0] != folder.name or wanted.snapshot not in (None, child.parent[1]):
-            raise HTTPException(409, "the idempotency key belongs to another request")
-        response.status_code = 200
-    response.headers["Location"] = f"/api/sessions/{child.id}"
-    response.headers["Cache-Control"] = "no-store"
-    return session_view(child, host.mcp_url(child), with_token=True)
+    begun_from = (None, None) if child.parent is None else child.parent
+    if not made and (begun_from[0] != folder.name or wanted.snapshot not in (None, begun_from[1])):
+        raise HTTPException(409, "the idempotency key belongs to another request")
+    return handed_out(child, host, response, made=made)
 
 
 def _view(checkpoint: Checkpoint) -> SnapshotView:
