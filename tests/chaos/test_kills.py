@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 
 from mlgym_mcp.session.journal import Event, read_journal
 from mlgym_mcp.session.markers import Markers
@@ -39,6 +39,7 @@ HOMES = 5
 LONGEST_S = 0.5
 EARLY = 0.2
 """How many servers are killed before they answer, and how many before their clients were told anything."""
+_E = TypeVar("_E", bound=BaseException)
 TOY = TASK.replace("max_calls = 3", "max_calls = 10000").replace("steps = 40", "steps = 100000")
 
 
@@ -184,8 +185,10 @@ async def live(server: Killable, tolds: dict[str, Told], seed: int, life: int) -
         except AssertionError as exc:
             failures.append(exc)
         except Exception as exc:  # the server died: what was under way is not acknowledged
-            if assertions := list(_assertions(exc)):
+            if assertions := _all(exc, AssertionError):
                 failures.extend(assertions)
+            elif key in tolds and any("The episode is over" in str(error) for error in _all(exc, MCPError)):
+                tolds[key].deleted = True  # its last server died between the final score and the end: this one ended it
             elif not dead:
                 failures.append(exc)
 
@@ -207,10 +210,10 @@ async def live(server: Killable, tolds: dict[str, Told], seed: int, life: int) -
         raise failures[0]
 
 
-def _assertions(exc: BaseException) -> list[AssertionError]:
+def _all(exc: BaseException, kind: type[_E]) -> list[_E]:
     if isinstance(exc, BaseExceptionGroup):
-        return [found for inner in exc.exceptions for found in _assertions(inner)]
-    return [exc] if isinstance(exc, AssertionError) else []
+        return [found for inner in exc.exceptions for found in _all(inner, kind)]
+    return [exc] if isinstance(exc, kind) else []
 
 
 def hold_against(told: Told, events: list[Event], folder: Path, lives: int) -> None:
