@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from mlgym_mcp import __version__
-from mlgym_mcp.cli import doctor, episodes, host, images, report, serve, tasks
+from mlgym_mcp.cli import doctor, episodes, export, host, images, replay, report, serve, tasks, view
+from mlgym_mcp.cli import eval as evaluation
 
 app = typer.Typer(
     name="mlgym-mcp",
@@ -23,7 +24,11 @@ app.add_typer(images.app, name="images")
 app.add_typer(images.environments, name="environments")
 app.add_typer(host.app, name="host")
 app.command(name="serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command(name="eval", epilog=evaluation.EXAMPLES)(evaluation.evaluate)
+app.command(name="replay", epilog=replay.EXAMPLES)(replay.replay)
+app.command(name="export", epilog=export.EXAMPLES)(export.export)
 app.command(name="report", epilog=report.EXAMPLES)(report.report)
+app.command(name="view", epilog=view.EXAMPLES)(view.view)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

@@ -176,20 +176,41 @@ class EpisodeIndex:
         task: str | None = None,
         method: str | None = None,
         outcome: str | None = None,
+        sweep: str | None = None,
+        text: str | None = None,
+        below: Sequence[Path] | None = None,
         limit: int = 100,
         offset: int = 0,
     ) -> tuple[list[Attempt], int]:
-        """Return some of all indexed attempts, the newest first, and how many match."""
-        given = {"task": task, "method": method, "outcome": outcome}
+        """Return some of all indexed attempts, the newest first, and how many match.
+
+        ``text`` is a piece of the folder's path, ``below`` are folders that they must be in.
+        """
+        given = {"task": task, "method": method, "outcome": outcome, "sweep": sweep}
         filters = {name: value for name, value in given.items() if value is not None}
-        where = " AND ".join(f"{name} = ?" for name in filters) or "1"
-        values = tuple(filters.values())
+        where, values = _below(below)
+        where = " AND ".join([where, *(f"{name} = ?" for name in filters)])
+        values += list(filters.values())
+        if text:
+            where += " AND instr(lower(path), ?)"
+            values.append(text.lower())
         count = self._base.execute(f"SELECT count(*) FROM episodes WHERE {where}", values).fetchone()[0]  # noqa: S608
         rows = self._base.execute(
             f"SELECT record FROM episodes WHERE {where} ORDER BY started DESC, path LIMIT ? OFFSET ?",  # noqa: S608
             (*values, limit, offset),
         )
         return [from_record(json.loads(record)) for (record,) in rows], count
+
+    def choices(self, column: str, below: Sequence[Path] | None = None) -> list[tuple[str, int]]:
+        """Return the values of ``task``, ``method``, ``outcome`` or ``sweep`` that there are, and how many of each."""
+        if column not in _COLUMNS:
+            raise ValueError(f"episodes have no column {column!r}")
+        where, values = _below(below)
+        rows = self._base.execute(
+            f"SELECT {column}, count(*) FROM episodes WHERE {where} GROUP BY {column} ORDER BY {column}",  # noqa: S608
+            values,
+        )
+        return [(value, count) for value, count in rows if value]
 
     def close(self) -> None:
         """Close the file."""
@@ -202,6 +223,15 @@ class EpisodeIndex:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _below(folders: Sequence[Path] | None) -> tuple[str, list[str | int]]:
+    """A condition on paths: in one of these folders. ``0`` is the letter after ``/``."""
+    if folders is None:
+        return "1", []
+    tops = [str(folder.resolve()).rstrip("/") for folder in folders]
+    condition = " OR ".join(["path = ? OR (path > ? AND path < ?)"] * len(tops)) or "0"
+    return f"({condition})", [value for top in tops for value in (top or "/", f"{top}/", f"{top}0")]
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -22,8 +22,8 @@ from mlgym_mcp.records.leaderboard import Board, leaderboards
 from mlgym_mcp.records.profiles import Profiles, performance_profiles, task_scores
 from mlgym_mcp.records.published import AUP_CAVEATS, KNOWN_WRONG, aup_as_printed, published_attempts
 
-PROOFS = "tasks check"
-"""The purpose of sessions in which the server proves its tasks: nobody's attempts."""
+NOBODYS = ("tasks check", "replay")
+"""The purposes of sessions that are nobody's attempts: the server proves its tasks, an episode is played again."""
 _ENDLESS = "live"
 _INFRASTRUCTURE = "infrastructure_error"
 
@@ -36,7 +36,7 @@ class LeftOut:
         infrastructure: ended by an infrastructure error: says nothing of the agent.
         unfinished: not ended, or its end is lost.
         repeated: an earlier try of the same attempt of a sweep; only the last one counts.
-        proofs: made by ``tasks check``.
+        proofs: made by ``tasks check`` or ``replay``.
         unreadable: what they are could not be read.
     """
 
@@ -109,7 +109,7 @@ def sort_out(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
     for attempt in attempts:
         if not attempt.task:
             others["unreadable"].append(attempt)
-        elif attempt.purpose == PROOFS:
+        elif attempt.purpose in NOBODYS:
             others["proofs"].append(attempt)
         elif attempt.outcome == _INFRASTRUCTURE:
             others["infrastructure"].append(attempt)

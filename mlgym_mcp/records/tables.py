@@ -37,7 +37,7 @@ _LEFT_OUT = {
     "infrastructure": "ended by an infrastructure error",
     "unfinished": "not finished",
     "repeated": "tried again later in the same sweep",
-    "proofs": "made by 'tasks check'",
+    "proofs": "made by 'tasks check' or 'replay'",
     "unreadable": "unreadable",
 }
 

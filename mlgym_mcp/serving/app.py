@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from mlgym_mcp.serving.auth import METADATA_PATH, bearer_of, is_same, refusal
 from mlgym_mcp.serving.control.api import make_control
+from mlgym_mcp.serving.dashboard import PATH as VIEW
+from mlgym_mcp.serving.dashboard import Dashboard
 from mlgym_mcp.serving.desks import IS_ADMIN
 from mlgym_mcp.serving.endpoint import Endpoint
 from mlgym_mcp.serving.host import Host
@@ -39,6 +41,7 @@ class HostApp:
         self._host = host
         self._token = token
         self._control = make_control(host)
+        self._dashboard = Dashboard(host, token)
         self._security = TransportSecurityMiddleware(host.security)
         self._rates = RateLimiter(host.limits)
 
@@ -79,6 +82,8 @@ class HostApp:
                 await desk.serve_http({**scope, IS_ADMIN: is_same(bearer_of(scope), self._token)}, receive, send)
             elif host.access.oauth is not None and scope["path"].startswith(METADATA_PATH):
                 await JSONResponse(host.access.oauth.metadata())(scope, receive, send)
+            elif _is_view(scope["path"]):
+                await self._dashboard(scope, receive, send)
             else:
                 await self._control(scope, receive, send)
 
@@ -97,6 +102,8 @@ class HostApp:
         path = scope["path"].rstrip("/")
         if path == "/mcp" and host.desk is not None and not host.require_token and not _has_authorization(scope):
             return None  # to a desk from which only what was started there is in reach
+        if _is_view(path):
+            return None  # it asks for the admin token itself: browsers cannot send it as a bearer
         if path in _OPEN or path.startswith(METADATA_PATH) or is_same(bearer_of(scope), self._token):
             return None
         return refusal(401, "this needs the admin token: send 'Authorization: Bearer TOKEN'")
@@ -117,6 +124,10 @@ class HostApp:
             return None
         end = end_of(summary)
         return None if end is None else OverEndpoint(end.text())
+
+
+def _is_view(path: str) -> bool:
+    return path == VIEW or path.startswith(f"{VIEW}/")
 
 
 def _has_authorization(scope: Scope) -> bool:

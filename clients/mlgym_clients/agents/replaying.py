@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlgym_clients.agents.agent import AgentResult, Assignment
 from mlgym_clients.agents.calling import Caller, Result
+from mlgym_mcp.records.arguments import RecordError, sent_arguments
 from mlgym_mcp.records.episodes import events, find_episode
 
-
-class RecordError(ValueError):
-    """An episode cannot be played again; the message says why."""
+__all__ = ["RecordError", "RecordedCall", "Replay", "ReplayOptions", "recorded_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ def recorded_calls(folder: Path) -> list[RecordedCall]:
     try:
         for event in events(folder):
             if event.type == "call" and event.get("follows") is None:
-                arguments = _arguments(folder, event["arguments"], event.seq)
+                arguments = sent_arguments(folder, event["arguments"], event.seq)
                 calls[event.seq] = RecordedCall(event["tool"], arguments, {}, event.seq)
             elif event.type == "result" and event["call"] in calls:
                 call = calls[event["call"]]
@@ -58,34 +55,6 @@ def recorded_calls(folder: Path) -> list[RecordedCall]:
     except Exception as exc:  # the journal's own error is the server's, which clients do not know
         raise RecordError(f"{folder}: {exc}") from exc
     return list(calls.values())
-
-
-def _arguments(folder: Path, kept: Mapping[str, Any], seq: int) -> dict[str, Any]:
-    if set(kept) == {"$all"}:
-        whole = _value(folder, kept["$all"], seq)
-        if not isinstance(whole, dict):
-            raise RecordError(f"{folder.name}: the arguments of call {seq} were not kept")
-        return whole
-    return {name: _value(folder, value, seq) for name, value in kept.items()}
-
-
-def _value(folder: Path, kept: Any, seq: int) -> Any:
-    """Return a value as it was sent: long ones lie beside the journal."""
-    if not isinstance(kept, dict):
-        return kept
-    if set(kept) == {"$json"} and isinstance(kept["$json"], str):
-        return json.loads(kept["$json"])
-    digest = kept.get("$blob")
-    if not isinstance(digest, str) or "chars" not in kept:
-        return kept
-    path = folder / "blobs" / digest
-    if kept.get("dropped") or not digest.isalnum() or not path.is_file():
-        raise RecordError(f"{folder.name}: the arguments of call {seq} were too large to be kept")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise RecordError(f"{path} is not what the journal says: its digest differs")
-    text = data.decode("utf-8", "surrogatepass")
-    return json.loads(text) if kept.get("kind") == "json" else text
 
 
 class ReplayOptions(BaseModel):

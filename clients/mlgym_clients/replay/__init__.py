@@ -1,0 +1,1 @@
+"""Playing a recorded episode again, and saying how it came out."""

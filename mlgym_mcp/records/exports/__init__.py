@@ -1,0 +1,1 @@
+"""Episodes written for other programs: one module for each format, all from one neutral record."""
