@@ -43,7 +43,7 @@ async def play_session(
     outcome: AgentResult | None = None
     failure: Exception | None = None
     try:
-        async with _connected(target, token) as client:
+        async with connected(target, token) as client:
             try:
                 outcome = await agent.play(client, assignment)
             except Exception as exc:  # noqa: BLE001 - raised below, outside the client's task groups
@@ -61,7 +61,13 @@ async def play_session(
 
 
 @asynccontextmanager
-async def _connected(target: Any, token: str | None) -> AsyncIterator[Client]:
+async def connected(target: Any, token: str | None) -> AsyncIterator[Client]:
+    """Connect to a session; what breaks arrives as the client raises it, in groups.
+
+    Args:
+        target: the session's URL, or anything else that the MCP client takes.
+        token: the session's bearer token, for a URL.
+    """
     if not isinstance(target, str):
         async with Client(target) as client:
             yield client

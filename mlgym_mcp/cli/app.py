@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlgym_mcp import __version__
-from mlgym_mcp.cli import doctor, episodes, export, host, images, replay, report, serve, tasks, view
+from mlgym_mcp.cli import bridge, config, doctor, episodes, export, host, images, replay, report, serve, tasks, view
 from mlgym_mcp.cli import eval as evaluation
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.command(name="replay", epilog=replay.EXAMPLES)(replay.replay)
 app.command(name="export", epilog=export.EXAMPLES)(export.export)
 app.command(name="report", epilog=report.EXAMPLES)(report.report)
 app.command(name="view", epilog=view.EXAMPLES)(view.view)
+app.command(name="bridge", epilog=bridge.EXAMPLES)(bridge.bridge)
+app.command(name="config", epilog=config.EXAMPLES)(config.config)
 app.command(name="doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

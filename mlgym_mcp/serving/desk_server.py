@@ -20,6 +20,7 @@ from mcp.types import CallToolRequestParams, CallToolResult, TextContent
 from pydantic import Field
 
 from mlgym_mcp import __version__
+from mlgym_mcp.serving.apps import APPS, keep_from_others, with_facts
 from mlgym_mcp.serving.desk import DESK_TOOLS, Desk, DeskCall
 from mlgym_mcp.serving.long_call import key_of
 from mlgym_mcp.serving.resources import CONTENTS, Content
@@ -83,6 +84,7 @@ class DeskExtension(Extension):
         own = params.model_copy(update={"arguments": arguments})
         with about(endpoint.session.id):
             result = await endpoint.calls.call(spec, own, ctx, call_next, as_task=handle if takes_tasks(ctx) else None)
+            result = await with_facts(result, spec.name, ctx, endpoint.session, self.desk.name(endpoint.session))
         return _with_a_way_on(result) if endpoint.session.over is not None else result
 
 
@@ -112,10 +114,11 @@ def make_desk_server(desk: Desk) -> MCPServer[Desk]:
         instructions=_INSTRUCTIONS,
         version=__version__,
         tools=_TOOLS,
-        extensions=[DeskExtension(desk), TasksExtension(desk.long_call)],
+        extensions=[DeskExtension(desk), TasksExtension(desk.long_call), APPS],
         lifespan=lifespan,
         log_level="WARNING",
     )
+    keep_from_others(server)
     for content in CONTENTS:
         _offer(server, desk, content)
     server.add_prompt(

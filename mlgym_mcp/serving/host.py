@@ -231,7 +231,8 @@ class Host:
         path.unlink(missing_ok=True)
         listener = await anyio.create_unix_listener(path, mode=0o600)
         try:
-            await listener.serve(self._relay)
+            async with listener:
+                await listener.serve(self._relay)
         finally:
             path.unlink(missing_ok=True)
 

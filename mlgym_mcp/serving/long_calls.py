@@ -5,6 +5,8 @@ request id. The same call must be the same job. So ``shell``, ``validate`` and `
 which only waits: ending the wait never ends the work. Which request is the same call as an earlier one:
 
 - It carries the earlier one's key in ``_meta`` (``KEYS``), and the same tool and arguments.
+- It carries the earlier one's request id in the same session of the protocols before 2026-07-28, and the same tool
+  and arguments, and the earlier one is not answered yet. There a broken connection tells nobody that it broke.
 - It carries no key, the earlier one's answer never reached anybody, the tool and arguments are the same, and
   nothing was changed in between. Such an answer is delivered once, and kept for ``LOST_S`` seconds.
 
@@ -35,7 +37,7 @@ from mcp.types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, Tex
 
 from mlgym_mcp.serving.carrying import carry_out, reply_of
 from mlgym_mcp.serving.earlier import LONG, Earlier, read_earlier
-from mlgym_mcp.serving.long_call import LongCall, digest_of, key_of, running_job
+from mlgym_mcp.serving.long_call import LongCall, digest_of, key_of, request_of, running_job
 from mlgym_mcp.serving.wrapping import failed, to_result
 from mlgym_mcp.session.calls import CallSpec
 from mlgym_mcp.session.errors import RefusedError, SessionError
@@ -118,12 +120,12 @@ class LongCalls:
             call = Call(self.session, ctx.session.report_progress)
             await anyio.lowlevel.checkpoint()  # a long call begins as much later: calls keep the order they came in
             return await self._carry_out(spec, arguments, call, ctx, call_next)
-        found = self._same(spec.name, arguments, params.meta)
+        found = self._same(spec.name, arguments, params.meta, request_of(ctx))
         joined = found is not None
         if found is None:
             before = self._begun_before(spec.name, arguments, key_of(params.meta))
             self._changes += 1
-            found = self._begin(spec, params)
+            found = self._begin(spec, params, request_of(ctx))
             call = Call(self.session, found.progress, found.patience)
             handle = found.id if as_task is not None else None
             work: Work = partial(self._carry_out, spec, arguments, call, ctx, call_next, handle)
@@ -137,12 +139,14 @@ class LongCalls:
         window = self.session.config.wait_s if joined else math.inf  # a call that is not joined has its own
         return _noted(await self._attend(found, ctx, window), joined or found.resumed)
 
-    def _begin(self, spec: ToolSpec, params: CallToolRequestParams) -> LongCall:
-        made = LongCall(spec.name, digest_of(params.arguments or {}), key_of(params.meta), self._changes)
+    def _begin(self, spec: ToolSpec, params: CallToolRequestParams, request: str | None) -> LongCall:
+        made = LongCall(spec.name, digest_of(params.arguments or {}), key_of(params.meta), request, self._changes)
         self._calls[made.id] = made
         return made
 
-    def _same(self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any] | None) -> LongCall | None:
+    def _same(
+        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any] | None, request: str | None
+    ) -> LongCall | None:
         """Return the earlier call that a request asks for again."""
         self.prune()
         key, wanted = key_of(meta), digest_of(arguments)
@@ -150,6 +154,8 @@ class LongCalls:
             if call.name != name or call.arguments != wanted or call.key != key or call.cancelled:
                 continue
             if key is not None or (call.lost is not None and call.change == self._changes):
+                return call
+            if request is not None and call.request == request and not call.done.is_set():
                 return call
         return None
 
@@ -239,7 +245,8 @@ class LongCalls:
         before = next((each for each in self._earlier if each.handle is not None and each.handle == task_id), None)
         if before is None or self._tasks is None:
             return None
-        made = LongCall(before.tool, digest_of(before.arguments), before.key, self._changes, id=task_id, is_task=True)
+        digest = digest_of(before.arguments)
+        made = LongCall(before.tool, digest, before.key, None, self._changes, id=task_id, is_task=True)
         made.created = datetime.fromtimestamp(before.begun, UTC)
         made.say("the server was restarted; it goes on")
         self._calls[made.id] = made

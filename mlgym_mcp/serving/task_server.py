@@ -15,6 +15,7 @@ from mcp.server.mcpserver.resources import FunctionResource, Resource
 from mcp.types import CallToolRequestParams
 
 from mlgym_mcp import __version__
+from mlgym_mcp.serving.apps import APPS, keep_from_others, with_facts
 from mlgym_mcp.serving.long_calls import LongCalls
 from mlgym_mcp.serving.resources import CONTENTS
 from mlgym_mcp.serving.tasks_extension import TasksExtension, handle, takes_tasks
@@ -44,7 +45,8 @@ class EpisodeExtension(Extension):
         spec = BY_NAME.get(params.name)
         if spec is None:
             return unknown_tool(params.name, KNOWN)
-        return await self.calls.call(spec, params, ctx, call_next, as_task=handle if takes_tasks(ctx) else None)
+        result = await self.calls.call(spec, params, ctx, call_next, as_task=handle if takes_tasks(ctx) else None)
+        return await with_facts(result, spec.name, ctx, self.calls.session)
 
 
 def make_server(calls: LongCalls) -> MCPServer[Session]:
@@ -62,11 +64,12 @@ def make_server(calls: LongCalls) -> MCPServer[Session]:
         version=__version__,
         tools=MCP_TOOLS,
         resources=_resources(session),
-        extensions=[EpisodeExtension(calls), TasksExtension(calls.task)],
+        extensions=[EpisodeExtension(calls), TasksExtension(calls.task), APPS],
         lifespan=lifespan,
         log_level="WARNING",
     )
     server.add_prompt(_ATTEMPT)
+    keep_from_others(server)
     return server
 
 

@@ -13,6 +13,7 @@ from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import ValidationError
 
 from mlgym_mcp.api import ScoreView
+from mlgym_mcp.serving.apps import tool_meta
 from mlgym_mcp.session.errors import RefusedError, SessionError
 from mlgym_mcp.session.journal import JournalError
 from mlgym_mcp.tools.reply import Reply, cut
@@ -145,7 +146,7 @@ def build(spec: ToolSpec, run: Callable[..., Awaitable[Reply]], more: Sequence[i
             idempotent_hint=spec.idempotent,
             open_world_hint=False,
         ),
-        meta={"anthropic/alwaysLoad": True},
+        meta={"anthropic/alwaysLoad": True, **tool_meta(spec.name)},
         structured_output=None if spec.result is not None else False,
     )
     model = tool.fn_metadata.arg_model

@@ -21,12 +21,16 @@ from mlgym_mcp.session.owning import owned_tasks
 
 @dataclass(frozen=True)
 class Says:
-    """An answer: text, calls as (name, arguments), tokens (in, out, cached). ``raw``: arguments go out as they are."""
+    """An answer: text, calls as (name, arguments), tokens (in, out, cached). ``raw``: arguments go out as they are.
+
+    ``first`` is the number of the first call, where ids are to be unique in a conversation.
+    """
 
     text: str = ""
     calls: Sequence[tuple[str, Any]] = ()
     usage: tuple[int, int, int] | None = (1000, 50, 0)
     raw: bool = False
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def openai_usage(says: Says) -> dict[str, Any] | None:
 def openai_answer(says: Says) -> dict[str, Any]:
     calls = [
         {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": dumped(arguments, says.raw)}}
-        for i, (name, arguments) in enumerate(says.calls)
+        for i, (name, arguments) in enumerate(says.calls, says.first)
     ]
     message = {"role": "assistant", "content": says.text or None, **({"tool_calls": calls} if calls else {})}
     finish = "tool_calls" if calls else "stop"
@@ -166,7 +170,7 @@ def openai_events(says: Says) -> Iterator[str]:
         yield event({"content": says.text[start : start + 50_000]})
     for i, (name, arguments) in enumerate(says.calls):
         text = dumped(arguments, says.raw)
-        yield event({"tool_calls": [{"index": i, "id": f"call_{i}", "type": "function",
+        yield event({"tool_calls": [{"index": i, "id": f"call_{says.first + i}", "type": "function",
                                      "function": {"name": name, "arguments": ""}}]})  # fmt: skip
         for piece in (text[: len(text) // 2], text[len(text) // 2 :]):
             yield event({"tool_calls": [{"index": i, "function": {"arguments": piece}}]})
@@ -189,7 +193,7 @@ def anthropic_answer(says: Says) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": says.text}] if says.text else []
     content += [
         {"type": "tool_use", "id": f"toolu_{i}", "name": name, "input": arguments}
-        for i, (name, arguments) in enumerate(says.calls)
+        for i, (name, arguments) in enumerate(says.calls, says.first)
     ]
     return {
         "id": "m", "type": "message", "role": "assistant", "model": "scripted", "content": content,
@@ -254,6 +258,13 @@ class Quiet(uvicorn.Server):
 async def running(*turns: Turn, key: str = "") -> AsyncIterator[Endpoint]:
     """A scripted endpoint on a free loopback port."""
     endpoint = Endpoint(*turns, key=key)
+    async with serving(endpoint):
+        yield endpoint
+
+
+@asynccontextmanager
+async def serving(endpoint: Endpoint) -> AsyncIterator[None]:
+    """Serve an endpoint on a free loopback port."""
     listener = listen("127.0.0.1", 0)
     server = Quiet(
         uvicorn.Config(endpoint.app(), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
@@ -268,7 +279,7 @@ async def running(*turns: Turn, key: str = "") -> AsyncIterator[Endpoint]:
         tasks.start_soon(serve)
         endpoint.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            yield endpoint
+            yield
         finally:
             server.should_exit = True
             with anyio.CancelScope(shield=True):

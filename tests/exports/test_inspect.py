@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.exports.episodes import PLANTED, write_hostile, write_messages
-from tests.exports.inspect_environment import inspect_python
+from tests.frameworks.environments import python_of
 from tests.records.written import write_episode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -63,7 +63,7 @@ def test_logs_are_what_inspect_reads_and_hold_no_secrets(tmp_path: Path) -> None
         outcome = "scored" if submitted is not None else "budget_exhausted"
         write_episode(sweep, f"e{number}", submitted=submitted, outcome=outcome, seed=seed, agent="a")
     logs = tmp_path / "logs"
-    python = str(inspect_python())
+    python = str(python_of("inspect"))
     paths = os.pathsep.join([str(ROOT), str(ROOT / "sandbox")])
     environ = {**os.environ, "PYTHONPATH": paths, "SOME_API_KEY": "planted-by-environment"}
     command = [python, "-c", WRITE, str(sweep), str(logs)]

@@ -1,0 +1,163 @@
+"""Inspect, in an environment of its own, evaluates our tasks and tries our sandbox with its suite for sandboxes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlgym_mcp.session.journal import read_journal
+from mlgym_sandbox import environment
+from tests.frameworks import matrix
+from tests.frameworks.environments import python_of
+from tests.frameworks.playing import version_of
+from tests.serving.conftest import light
+from tests.toy import make_toy
+
+__all__ = ["light"]  # fixture
+
+ROOT = Path(__file__).parents[2]
+EXEMPT = {
+    # The suite makes a user as root. In our sandbox there is no root to become, and that is what it is for: the check
+    # that asks for a user whom there cannot be passes, since the provider says that it supports none.
+    "test_exec_as_user": "SandboxUserUnsupportedError: nobody becomes 'root' in a sandbox of mlgym",
+}
+OF_THE_SUITE = 44
+"""So many checks it has in the release that is pinned: should they hide from us, this test would pass too easily."""
+
+
+def install(folder: Path) -> None:
+    """Make what an editable installation leaves among an environment's packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    about = folder / f"mlgym_mcp-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.4\nName: mlgym-mcp\nVersion: {project['version']}\n")
+    points = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["inspect_ai"].items())
+    (about / "entry_points.txt").write_text(f"[inspect_ai]\n{points}")
+    (about / "direct_url.json").write_text(json.dumps({"url": ROOT.as_uri(), "dir_info": {"editable": True}}))
+
+
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory, light: environment.Environment) -> dict[str, str]:
+    """The environment of Inspect's programs: a home with nothing in it, the toy task, and us installed."""
+    place = tmp_path_factory.mktemp("inspect")
+    (place / "home" / "environments").mkdir(parents=True, mode=0o700)
+    (place / "home" / "environments" / light.path.name).symlink_to(light.path)
+    install(place / "packages")
+    path = [place / "packages", ROOT, ROOT / "sandbox", ROOT / "clients"]
+    given = {
+        "MLGYM_HOME": str(place / "home"),
+        "MLGYM_TASKS": str(make_toy(place / "tasks")),
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "INSPECT_LOG_LEVEL": "error",
+    }
+    return {name: value for name, value in os.environ.items() if name != "MLGYM_SERVER"} | given
+
+
+@pytest.fixture(scope="module")
+def found(variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the program says."""
+    logs = tmp_path_factory.mktemp("logs")
+    backend = "bubblewrap" if shutil.which("bwrap") else "process"
+    command = [str(python_of("inspect_task")), "-m", "tests.inspect.program", str(logs), backend]
+    ran = subprocess.run(command, cwd=logs, env=variables, capture_output=True, text=True, timeout=110, check=False)
+    assert ran.returncode == 0, ran.stderr[-6000:]
+    told: dict[str, Any] = json.loads(ran.stdout)
+    return told
+
+
+@pytest.fixture(scope="module")
+def evaluations(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return found["evaluations"]
+
+
+def test_a_task_of_the_catalog_is_one_of_inspects_and_its_score_is_the_sessions(
+    evaluations: dict[str, dict[str, Any]], variables: dict[str, str]
+) -> None:
+    told = evaluations["good"]
+    assert (told["status"], told["task"], told["version"]) == ("success", "mlgym_mcp/toy", "1.0.0")
+    assert told["tools"] == ["get_task", "write_file", "shell", "validate", "submit"]
+    assert "Guess, in preset mini." in told["texts"][0]
+    assert told["texts"][2].startswith("41\n")
+    facts = told["facts"]["final_score"]
+    assert (facts["kind"], facts["outcome"], facts["metric"], facts["baseline"]) == (
+        "submit",
+        "scored",
+        "accuracy",
+        0.5,
+    )
+    assert f"accuracy {told['values']['final_score']}" in told["texts"][-1]
+    assert told["metrics"] == ["mean", "stderr", "accuracy", "stderr"]
+    assert told["values"]["better_than_baseline"] == "I", "not by two standard errors"
+    folder = Path(variables["MLGYM_HOME"]) / "episodes" / facts["episode"]
+    eras = {event.fields["era"] for event in read_journal(folder) if event.type == "call"}
+    version = version_of("inspect")
+    matrix.record("Inspect (tasks mlgym_mcp/...)", "HTTP", ", ".join(eras), "scored: 5 calls", version=version)
+
+
+def test_what_the_model_does_not_submit_is_graded_at_the_end(evaluations: dict[str, dict[str, Any]]) -> None:
+    told = evaluations["forgets to submit"]
+    assert (told["tools"], told["facts"]["final_score"]["kind"]) == (["write_file"], "autosubmit")
+    assert told["values"]["final_score"] == told["facts"]["final_score"]["score"]
+
+
+def test_a_model_that_does_nothing_is_told_to_go_on_and_has_no_score_rather_than_zero(
+    evaluations: dict[str, dict[str, Any]],
+) -> None:
+    told = evaluations["does nothing"]
+    assert told["status"] == "success"
+    assert told["values"] == {"final_score": None, "better_than_baseline": "I"}
+    assert told["facts"]["final_score"]["outcome"] == "abandoned"
+
+
+def test_any_task_of_a_server_is_attempted_with_seeds_and_a_budget(evaluations: dict[str, dict[str, Any]]) -> None:
+    told = evaluations["any task"]
+    assert (told["task"], told["samples"]) == ("mlgym_mcp/attempt", ["seed-3", "seed-4"])
+    assert "budget of 1 tool calls is spent" in told["texts"][1]
+    assert told["facts"]["final_score"]["kind"] == "submit"
+
+
+def test_a_solver_of_ones_own_plays_with_the_sessions_tools(evaluations: dict[str, dict[str, Any]]) -> None:
+    assert evaluations["own agent"]["facts"]["final_score"]["kind"] == "submit"
+
+
+def test_what_the_server_refuses_is_the_samples_error_in_its_words(evaluations: dict[str, dict[str, Any]]) -> None:
+    told = evaluations["no such preset"]
+    assert told["status"] == "error"
+    assert "the task toy has no preset 'huge'; it has: mini" in told["error"]
+
+
+def test_tools_of_other_tasks_run_in_our_sandbox(evaluations: dict[str, dict[str, Any]]) -> None:
+    told = evaluations["our sandbox"]
+    assert told["values"] == {"includes": "C"}
+    assert told["texts"][0] == f"5050\n{1000 if shutil.which('bwrap') else os.getuid()}\n"
+
+
+def test_the_provider_passes_the_suite_that_inspect_ships_for_providers(found: dict[str, Any]) -> None:
+    suite = {name: outcome for name, outcome in found["checks"].items() if name.startswith("test_")}
+    assert len(suite) == OF_THE_SUITE
+    failures = {name: outcome for name, outcome in suite.items() if outcome != "passed"}
+    assert failures.keys() == EXEMPT.keys(), failures
+    assert all(failures[name].startswith(why) for name, why in EXEMPT.items()), failures
+
+
+def test_the_provider_does_what_the_suite_does_not_ask(found: dict[str, Any]) -> None:
+    own = {name: outcome for name, outcome in found["checks"].items() if not name.startswith("test_")}
+    assert own == {
+        "no such program": "127",
+        "no such folder": "126",
+        "a flood": f"{10 * 2**20} the end",
+        "both at once": "3000000 3000000",
+        "left in the background": "not waited for, alive",
+        "cancelled": "dead",
+        "input that nobody reads": "0",
+        "/proc": "refused",
+        "a sandbox that is gone": "SandboxUnavailableError",
+        "left behind": "nothing",
+    }
