@@ -31,7 +31,7 @@ test: setup  ## Run the tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 proof: setup  ## Prove all tasks, without the slow reference solutions
-	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 2
+	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 3
 
 nightly: setup  ## Prove all tasks, references included, and what of the full presets needs no download
 	@$(BIN)/mlgym-mcp tasks check --all --jobs 2
