@@ -28,10 +28,10 @@ demo: setup  ## Play Fashion-MNIST with a scripted agent, from nothing to a scor
 	@$(BIN)/python -m mlgym_clients.demo
 
 test: setup  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 proof: setup  ## Prove all tasks, without the slow reference solutions
-	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 2
+	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 3
 
 nightly: setup  ## Prove all tasks, references included, and what of the full presets needs no download
 	@$(BIN)/mlgym-mcp tasks check --all --jobs 2
@@ -47,7 +47,7 @@ format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure tool calls, session starts, many sessions, snapshots, grading, reports
+bench: setup  ## Measure tool calls, session starts, many sessions, snapshots, grading, reports, sweeps
 	$(BIN)/python bench/tool_call.py
 	$(BIN)/python bench/session_start.py
 	$(BIN)/python bench/fleet.py --backends bubblewrap,docker --sizes 1,16,64
@@ -55,6 +55,7 @@ bench: setup  ## Measure tool calls, session starts, many sessions, snapshots, g
 	$(BIN)/python bench/snapshot.py
 	$(BIN)/python bench/grading.py
 	$(BIN)/python bench/records.py
+	$(BIN)/python bench/sweep.py
 
 soak: setup  ## Make and end sessions at random for 10 minutes, then look for what is left
 	$(BIN)/python bench/soak.py --minutes 10 --backends bubblewrap,docker

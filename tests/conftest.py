@@ -14,6 +14,23 @@ settings.load_profile("mlgym")
 os.environ.pop("COLUMNS", None)  # several workers get the width of the terminal: tables are to be of the same, always
 
 
+SLOWEST_FIRST = (
+    "sweep/test_mini_tasks", "sweep/test_ray", "chaos/test_kills", "sweep/test_interrupted", "session/test_proof",
+    "catalog/test_full", "serving/test_long_calls", "attacks/test_commands", "cli/test_commands", "bench/test_benches",
+    "sweep/test_local", "serving/test_tools", "sandbox/test_behaviour", "serving/test_desk", "clients/test_llm",
+)  # fmt: skip
+"""Two workers take file after file: a long one that comes last would keep one of them waiting for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(SLOWEST_FIRST)}
+
+    def place(item: pytest.Item) -> int:
+        return places.get("/".join(item.path.with_suffix("").parts[-2:]), len(places))
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

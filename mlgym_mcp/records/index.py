@@ -38,6 +38,10 @@ CREATE INDEX by_task ON episodes (task, preset);
 _PUT = f"INSERT OR REPLACE INTO episodes VALUES ({', '.join('?' * (4 + len(_COLUMNS)))})"  # noqa: S608 - only marks
 
 
+_HERE_TABLE = "CREATE TEMP TABLE IF NOT EXISTS here (path TEXT PRIMARY KEY) WITHOUT ROWID"
+_HERE = "path IN (SELECT path FROM here)"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What there is below some folders.
@@ -114,6 +118,8 @@ class EpisodeIndex:
 
     def __init__(self, store: Path | None = None) -> None:
         self._base = _opened(store)
+        self._base.execute(_HERE_TABLE)
+        self._here: list[tuple[str]] = []
 
     def refresh(
         self, roots: Sequence[Path], progress: Callable[[int, int], None] | None = None
@@ -130,7 +136,7 @@ class EpisodeIndex:
             return found, self._refresh(found, roots, progress)
         except sqlite3.Error:  # no room, or damaged under our hands: it is only a cache
             self._base.close()
-            self._base = _in_memory()
+            self._base, self._here = _in_memory(), []
             return found, self._refresh(found, roots, progress)
 
     def _refresh(self, found: Found, roots: Sequence[Path], progress: Callable[[int, int], None] | None) -> Refreshed:
@@ -147,6 +153,7 @@ class EpisodeIndex:
         gone = [(p,) for p in known if p not in there and any(_is_below(p, top) for top in tops)]
         with self._base:
             self._base.executemany("DELETE FROM episodes WHERE path = ?", gone)
+        self._note_here(found)
         return Refreshed(len(changed), len(found.journals) - len(changed), len(gone), tuple(problems))
 
     def _put(self, journals: Sequence[tuple[Path, int, int]], problems: list[str]) -> None:
@@ -164,6 +171,18 @@ class EpisodeIndex:
             self._base.executemany(_PUT, rows)
             self._base.executemany("DELETE FROM episodes WHERE path = ?", unread)
 
+    def _note_here(self, found: Found) -> None:
+        """Keep which were found: sweeps hold links to episodes, so that the folder's path alone does not tell."""
+        paths = [(str(folder),) for folder, _, _ in found.journals]
+        if paths == self._here:
+            return
+        self._here = []
+        with self._base:
+            self._base.execute(_HERE_TABLE)
+            self._base.execute("DELETE FROM here")
+            self._base.executemany("INSERT INTO here VALUES (?)", paths)
+        self._here = paths
+
     def attempts(self, found: Found) -> list[Attempt]:
         """Return the attempts of the episodes that were found, oldest first."""
         wanted = {str(folder) for folder, _, _ in found.journals}
@@ -178,19 +197,19 @@ class EpisodeIndex:
         outcome: str | None = None,
         sweep: str | None = None,
         text: str | None = None,
-        below: Sequence[Path] | None = None,
+        here: bool = False,
         limit: int = 100,
         offset: int = 0,
     ) -> tuple[list[Attempt], int]:
         """Return some of all indexed attempts, the newest first, and how many match.
 
-        ``text`` is a piece of the folder's path, ``below`` are folders that they must be in.
+        ``text`` is a piece of the folder's path; ``here``: only those that the last refresh found, and not those of
+        other folders that were looked at with this index before.
         """
         given = {"task": task, "method": method, "outcome": outcome, "sweep": sweep}
         filters = {name: value for name, value in given.items() if value is not None}
-        where, values = _below(below)
-        where = " AND ".join([where, *(f"{name} = ?" for name in filters)])
-        values += list(filters.values())
+        where = " AND ".join([_HERE if here else "1", *(f"{name} = ?" for name in filters)])
+        values: list[str | int] = list(filters.values())
         if text:
             where += " AND instr(lower(path), ?)"
             values.append(text.lower())
@@ -201,14 +220,13 @@ class EpisodeIndex:
         )
         return [from_record(json.loads(record)) for (record,) in rows], count
 
-    def choices(self, column: str, below: Sequence[Path] | None = None) -> list[tuple[str, int]]:
+    def choices(self, column: str, *, here: bool = False) -> list[tuple[str, int]]:
         """Return the values of ``task``, ``method``, ``outcome`` or ``sweep`` that there are, and how many of each."""
         if column not in _COLUMNS:
             raise ValueError(f"episodes have no column {column!r}")
-        where, values = _below(below)
+        where = _HERE if here else "1"
         rows = self._base.execute(
-            f"SELECT {column}, count(*) FROM episodes WHERE {where} GROUP BY {column} ORDER BY {column}",  # noqa: S608
-            values,
+            f"SELECT {column}, count(*) FROM episodes WHERE {where} GROUP BY {column} ORDER BY {column}"  # noqa: S608
         )
         return [(value, count) for value, count in rows if value]
 
@@ -223,15 +241,6 @@ class EpisodeIndex:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _below(folders: Sequence[Path] | None) -> tuple[str, list[str | int]]:
-    """A condition on paths: in one of these folders. ``0`` is the letter after ``/``."""
-    if folders is None:
-        return "1", []
-    tops = [str(folder.resolve()).rstrip("/") for folder in folders]
-    condition = " OR ".join(["path = ? OR (path > ? AND path < ?)"] * len(tops)) or "0"
-    return f"({condition})", [value for top in tops for value in (top or "/", f"{top}/", f"{top}0")]
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -295,6 +295,7 @@ class Session:
         again = past is not None and past.sandbox is not None
         try:
             if past is not None and past.final is not None:
+                self.meter.start(past.wall_s)  # the end may come before the sandbox is taken up
                 await self.end("scored", past.final_reason, past.final)
             if past is not None and not again:
                 self._note_adopted(past)

@@ -130,8 +130,8 @@ class Shelf:
     def _page(self, wanted: dict[str, str], text: str, limit: int, offset: int) -> Page:
         index = self._current()
         filters = {name: wanted.get(name) or None for name in FILTERS}
-        attempts, count = index.page(**filters, text=text or None, below=self.roots, limit=limit, offset=offset)
-        choices = {name: index.choices(name, self.roots) for name in FILTERS}
+        attempts, count = index.page(**filters, text=text or None, here=True, limit=limit, offset=offset)
+        choices = {name: index.choices(name, here=True) for name in FILTERS}
         return Page(tuple(attempts), count, len(self._found.journals), choices, self._problems)
 
     def _folder(self, key: str) -> Path | None:

@@ -279,13 +279,13 @@ class Channel:
                     with anyio.fail_after(SEND_TIMEOUT_S, shield=True):
                         await self._stream.send(data)
             except TimeoutError:
-                raise self._fail(f"the sandbox took no request for {SEND_TIMEOUT_S:g} s") from None
+                raise await self._give_up(f"the sandbox took no request for {SEND_TIMEOUT_S:g} s") from None
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-                raise self._fail(f"the connection to the sandbox broke: {error!r}") from error
+                raise await self._give_up(f"the connection to the sandbox broke: {error!r}") from error
             except SandboxLostError as error:
-                raise self._fail(str(error)) from error
+                raise await self._give_up(str(error)) from error
             except BaseException:
-                self._fail("a request was broken off half way")
+                await self._give_up("a request was broken off half way")
                 raise
 
     async def _abandon(self, number: int) -> None:

@@ -20,6 +20,7 @@ import pytest
 from mlgym_sandbox import images
 from mlgym_sandbox.backends.docker import DockerBackend
 from mlgym_sandbox.errors import SandboxError
+from mlgym_sandbox.home import home
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / ".ci" / "engine"
@@ -34,9 +35,16 @@ def missing(what: str) -> None:
 
 @pytest.fixture(scope="session")
 def docker_home() -> Iterator[Path]:
-    """A data folder for all Docker tests: the image made from the host refers to its prepared environment."""
+    """A data folder for all Docker tests: the image made from the host refers to its prepared environment.
+
+    It is the data folder of all later tests of this process, too: what is prepared already is linked into it.
+    """
+    prepared = home("environments")
     with tempfile.TemporaryDirectory(prefix="mlgym-test-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLGYM_HOME", folder)
+        for made in prepared.iterdir():
+            if made.is_dir() and not made.name.endswith(".partial"):
+                (home("environments") / made.name).symlink_to(made)
         yield Path(folder)
 
 

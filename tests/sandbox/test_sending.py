@@ -56,13 +56,17 @@ async def test_a_request_larger_than_the_socket_holds_arrives_whole() -> None:
 
 async def test_sending_to_a_runner_that_is_gone_says_so() -> None:
     mine, theirs = pair()
-    channel = Channel(mine, MAGIC)
     await theirs.aclose()
     async with mine:
-        with pytest.raises(SandboxLostError, match="broke"):
-            await channel.request("ping")
         with pytest.raises(anyio.BrokenResourceError):
             mine.send_at_once(b"x")
+
+
+async def test_a_connection_that_broke_while_sending_is_closed_though_nobody_closes_the_channel() -> None:
+    mine, theirs = pair()
+    await theirs.aclose()
+    with pytest.raises(SandboxLostError, match="broke"):
+        await Channel(mine, MAGIC).request("ping")
     with pytest.raises(anyio.ClosedResourceError):
         mine.send_at_once(b"x")
 

@@ -210,6 +210,7 @@ async def test_a_final_score_that_was_journalled_ends_the_episode_though_its_end
     assert [event.type for event in events].count("score") == 2
     (end_event,) = [event for event in events if event.type == "end"]
     assert end_event["score"]["metrics"] == next(e for e in events if e.get("kind") == "submit")["metrics"]
+    assert end_event["spent"]["wall_s"] > 0, "what was spent is known, though nobody took the sandbox up"
     assert not await left(backend)
 
 

@@ -54,6 +54,20 @@ async def test_only_episodes_below_the_named_folders_are_shown(root: Path, tmp_p
         assert (await client.get(address(tmp_path / "episodes2" / "elsewhere"))).status_code == 404
 
 
+async def test_a_sweep_that_holds_links_to_episodes_elsewhere_shows_those_and_no_others(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sweep" / "episodes").mkdir(parents=True)
+    for name in ("e0", "bad"):
+        (tmp_path / "sweep" / "episodes" / name).symlink_to(root / name)
+    async with looking(root) as client:
+        await client.get("/")  # the index knows the others, too
+    async with looking(tmp_path / "sweep") as client:
+        assert listed((await client.get("/")).text) == ["bad", "e0"]
+        assert listed((await client.get("/?task=other")).text) == ["bad"]
+        assert (await client.get(address(root / "e0"))).status_code == 200
+
+
 async def test_what_comes_and_changes_is_seen_without_a_restart(root: Path) -> None:
     async with looking(root) as client:
         await client.get("/")

@@ -250,11 +250,9 @@ def _remove(name: str) -> None:
     if state is None:
         bubblewrap_state.erase(folder)
         return
+    bubblewrap_state.kill(state)  # the first: a runner that outlived its jobs would report how they ended
     if state.cgroup is not None and (hierarchy := _hierarchy(state.cgroup)) is not None:
-        cgroups.kill(name, hierarchy)  # also a launch that has not written its pids down yet
-    bubblewrap_state.kill(state)
-    if state.cgroup is not None and hierarchy is not None:
-        cgroups.remove(name, hierarchy)
+        cgroups.remove(name, hierarchy)  # and kill a launch that has not written its pids down yet
     if state.identities.users == "subuids":
         _erase_as_owner(folder, state.identities)
     bubblewrap_state.erase(folder)
