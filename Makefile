@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test proof nightly check format bench soak clean help
+.PHONY: setup demo test proof frameworks nightly check format bundle docs bench soak clean help
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: setup  ## Run the tests
 proof: setup  ## Prove all tasks, without the slow reference solutions
 	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 3
 
+frameworks: setup  ## Play with the agent frameworks that CI has no time for
+	@$(BIN)/python -m pytest tests/frameworks -m frameworks
+
 nightly: setup  ## Prove all tasks, references included, and what of the full presets needs no download
 	@$(BIN)/mlgym-mcp tasks check --all --jobs 2
 	@for task in battle_of_sexes blotto fashion_mnist model_soup prisoners_dilemma; do \
@@ -46,6 +49,13 @@ check: setup  ## Lint and type-check
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bundle: setup  ## Pack the Claude Desktop bundle into dist/
+	@$(BIN)/python clients/desktop/build.py
+
+docs: setup  ## Make the documentation's site in build/site
+	@$$($(BIN)/python -m tests.frameworks.environments docs | cut -d' ' -f1) -m sphinx --fail-on-warning --quiet docs build/site
+	@echo "build/site/index.html"
 
 bench: setup  ## Measure tool calls, session starts, many sessions, snapshots, grading, reports, sweeps
 	$(BIN)/python bench/tool_call.py

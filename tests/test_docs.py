@@ -33,7 +33,7 @@ def test_commands_that_are_shown_exist(document: Path) -> None:
     from mlgym_mcp.cli.app import app
 
     known = get_command(app)
-    for line in re.findall(r"mlgym-mcp ((?:[a-z_-]+ ?)+)", document.read_text()):
+    for line in re.findall(r"mlgym-mcp ((?:[a-z][a-z_-]* ?)+)", document.read_text()):
         group = known
         for word in line.split():
             commands = getattr(group, "commands", None)
