@@ -28,7 +28,7 @@ demo: setup  ## Play Fashion-MNIST with a scripted agent, from nothing to a scor
 	@$(BIN)/python -m mlgym_clients.demo
 
 test: setup  ## Run the tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 proof: setup  ## Prove all tasks, without the slow reference solutions
 	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 3
