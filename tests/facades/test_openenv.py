@@ -35,8 +35,12 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 WRITE = {"type": "call_tool", "tool_name": "write_file", "arguments": CALLS[1][1]}
 
 
-def test_openenvs_own_client_plays_an_episode_at_a_facade_with_a_server_of_its_own(toys: Toys, tmp_path: Path) -> None:
-    variables = toys.variables | {"MLGYM_FACADE_TOKEN": TOKEN}
+def test_openenvs_own_client_plays_an_episode(toys: Toys, tmp_path: Path) -> None:
+    (tmp_path / "gradio.py").write_text(
+        "raise ModuleNotFoundError('takes seconds, and is for servers', name='gradio')\n"
+    )
+    where = {"MLGYM_SERVER": toys.address.url, "MLGYM_ADMIN_TOKEN": toys.address.token}
+    variables = toys.variables | where | {"MLGYM_FACADE_TOKEN": TOKEN}
     command = [sys.executable, "-m", "mlgym_clients.facades", "openenv", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as served:
         try:
@@ -44,9 +48,8 @@ def test_openenvs_own_client_plays_an_episode_at_a_facade_with_a_server_of_its_o
             url = served.stdout.readline().strip()
             command = [str(python_of("openenv_client")), str(EXAMPLES / "openenv_client.py"), url, "toy"]
             command.append(written(tmp_path, CALLS))
-            played = subprocess.run(
-                command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
-            )
+            client = variables | {"PYTHONPATH": str(tmp_path)}
+            played = subprocess.run(command, env=client, capture_output=True, text=True, timeout=100, check=False)
         finally:
             served.terminate()
         assert served.wait(60) == 0

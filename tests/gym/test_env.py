@@ -22,7 +22,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv
 
 from mlgym_clients.agents.calling import ServerLostError
-from mlgym_clients.gym import EpisodeLostError, MLGymEnv, Moment, register_tasks, running_server
+from mlgym_clients.gym import MLGymEnv, Moment, register_tasks
 from mlgym_clients.rl.servers import Address
 from mlgym_clients.rl.trl import TaskEnvironment, task_environment
 from mlgym_clients.sweep.control import ControlError
@@ -186,42 +186,39 @@ import sys, time
 import mlgym_clients.gym as gym
 given = gym.MLGymEnv("toy", server=sys.argv[1], token=sys.argv[2])
 own = gym.MLGymEnv("toy", server="", serve=sys.argv[3:])
-print(given.reset()[1]["session"], own.reset()[1]["mcp_url"], flush=True)
+session = given.reset()[1]["session"]
+own.reset()
+print(session, own._held._lease.address.url, own._held._lease.address.token, flush=True)
 time.sleep(600)
 """
 
 
-def test_a_program_that_is_killed_leaves_neither_session_nor_server(
+def test_a_program_that_is_killed_leaves_neither_session_nor_server_and_that_is_no_agents_failure(
     server: Address, serve: list[str], asked: Asked
 ) -> None:
     command = [sys.executable, "-c", KILLED, server.url, server.token, *serve]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         try:
-            session, own = program.stdout.readline().split()
+            session, url, token = program.stdout.readline().split()
+            raising = MLGymEnv("toy", server=url, token=token, patience_s=0)
+            truncating = MLGymEnv("toy", server=url, token=token, patience_s=0, on_loss="truncate")
+            rollout = task_environment("toy", server=url, token=token, patience_s=0)()
+            assert rollout.get_reward() is None, "there is none yet"
+            for made in (raising, truncating, rollout):
+                made.reset()
             assert asked(f"sessions/{session}")["state"] == "ready"
         finally:
             program.send_signal(signal.SIGKILL)
     soon(lambda: asked(f"sessions/{session}")["state"] == "over")
-
-    host, _, port = own.partition("/sessions/")[0].removeprefix("http://").partition(":")
+    host, _, port = url.removeprefix("http://").partition(":")
 
     def gone() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex((host, int(port))) == errno.ECONNREFUSED
 
     soon(gone)
-
-
-def test_a_server_that_goes_away_is_no_agents_failure(home_of_module: None, serve: list[str]) -> None:
-    with running_server(*serve) as other:
-        raising = MLGymEnv("toy", server=other.url, token=other.token, patience_s=0)
-        truncating = MLGymEnv("toy", server=other.url, token=other.token, patience_s=0, on_loss="truncate")
-        rollout = task_environment("toy", server=other.url, token=other.token, patience_s=0)()
-        assert rollout.get_reward() is None, "there is none yet"
-        for made in (raising, truncating, rollout):
-            made.reset()
-    with pytest.raises((ServerLostError, EpisodeLostError)):
+    with pytest.raises(ServerLostError):
         raising.step(shell("true"))
     observation, reward, terminated, truncated, info = truncating.step(shell("true"))
     assert (reward, terminated, truncated, info["lost"]) == (0, False, True, True)

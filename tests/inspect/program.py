@@ -20,7 +20,7 @@ from inspect_ai.model import Model, ModelOutput, ModelUsage, get_model
 from inspect_ai.util._sandbox import self_check
 
 from mlgym_clients.inspect.options import SandboxOptions
-from mlgym_clients.inspect.sandbox import MLGymSandbox
+from mlgym_clients.inspect.sandbox import LABEL, MLGymSandbox
 from mlgym_clients.rl.servers import Lease
 from mlgym_sandbox import get_backend
 from tests.toy import CSV
@@ -112,7 +112,8 @@ async def self_checks(backend: str) -> dict[str, str]:
             tasks.start_soon(in_one_sandbox, {name: every.pop(name)})
         tasks.start_soon(in_one_sandbox, every)
         tasks.start_soon(_own_checks, options, outcomes)
-    outcomes["left behind"] = ", ".join(found.name for found in await get_backend(backend).find({})) or "nothing"
+    left = [found.name for found in await get_backend(backend).find({}) if LABEL in found.labels]
+    outcomes["left behind"] = ", ".join(left) or "nothing"
     return outcomes
 
 
