@@ -120,6 +120,8 @@ class _Proof:
         self._spec = task.spec.of(preset)
         self._metric = self._spec.primary_metric
         self._sign = 1.0 if self._metric.direction == "max" else -1.0
+        self._honest: dict[str, Score] = {}
+        self._honest_lock = anyio.Lock()
 
     async def findings(self) -> AsyncIterator[Finding]:
         baseline = await self._solution("baseline")
@@ -237,9 +239,17 @@ class _Proof:
             return Finding(what, ok=score.code in attempt.expect, detail=f"refused, {score.code}: {score.reason}")
         if VALID not in attempt.expect:
             return Finding(what, ok=False, detail=f"got a score: {score.line()}")
-        honest = await self._tried(session, attempt.honest, "")
+        honest = await self._without_the_trick(session, attempt.honest)
         same = honest.valid and honest.metrics == score.metrics
         return Finding(what, ok=same, detail=f"{score.line()}; without the trick: {honest.line()}")
+
+    async def _without_the_trick(self, session: Session, files: Mapping[str, bytes]) -> Score:
+        """Validate the honest files, once: most tricks have the same, and they score the same each time."""
+        key = hashlib.sha256(pack(files)).hexdigest()
+        async with self._honest_lock:
+            if key not in self._honest:
+                self._honest[key] = await self._tried(session, files, "")
+            return self._honest[key]
 
     async def _tried(self, session: Session, files: Mapping[str, bytes], commands: str) -> Score:
         """Validate a workspace that holds just these files, after these commands."""

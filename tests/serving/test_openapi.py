@@ -82,6 +82,8 @@ def test_whatever_is_sent_the_answer_is_one_that_the_document_tells(mode: Genera
 
     def probe(case: schemathesis.Case) -> None:
         tried.add(case.operation.label)
+        for name in [name for name in case.headers or {} if name.lower() == "host"]:
+            del case.headers[name]  # refused before anything of the document is reached, which test_auth tests
         # which tasks there are is not in the document: a request that fits it may name none
         case.call_and_validate(headers=headers, timeout=30, excluded_checks=[positive_data_acceptance])
 

@@ -22,6 +22,7 @@ from mlgym_clients.sweep.spec import SweepError
 from mlgym_clients.sweep.sweeping import begin_sweep, resume_sweep
 from mlgym_mcp.records.index import EpisodeIndex
 from mlgym_mcp.records.report import make_report
+from mlgym_mcp.session.journal import FILE_NAME
 from mlgym_sandbox.processes import process_started
 from tests.sweep.conftest import GOOD, LAZY, WRONG, Seen, around, busy, ids, lines_of, server_arguments, sweep_of, until
 
@@ -71,8 +72,12 @@ async def test_a_server_that_is_killed_comes_back_and_what_it_took_along_is_play
     path, seen = tmp_path / "s", Seen()
     spec = sweep_of({"busy": busy(0.7)}, seeds=4, max_sessions=2)
 
+    def in_a_command() -> bool:
+        last = [file.read_text().splitlines()[-1:] for file in (own_home / "episodes").glob(f"*/{FILE_NAME}")]
+        return any('"shell"' in line and '"call"' in line for lines in last for line in lines)
+
     async def kill() -> None:
-        await until(lambda: lines_of(path))
+        await until(lambda: lines_of(path) and in_a_command())
         os.kill(json.loads((path / "server.lock").read_text())["pid"], signal.SIGKILL)
 
     async with anyio.create_task_group() as tasks:
