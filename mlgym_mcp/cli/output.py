@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,14 @@ if not console.is_terminal and "COLUMNS" not in os.environ:
 errors = Console(stderr=True, soft_wrap=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+FoldersArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="DIR",
+        help="Folders with episodes below, such as a sweep's. Default: the episodes of this machine.",
+        show_default=False,
+    ),
+]
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mlgym_mcp.catalog import Catalog, TaskError
-from mlgym_mcp.cli.output import JsonOption, console, errors, plain_errors, print_json
+from mlgym_mcp.cli.output import FoldersArgument, JsonOption, console, errors, plain_errors, print_json
 from mlgym_mcp.records.attempts import Attempt
 from mlgym_mcp.records.report import Report, make_report
 from mlgym_mcp.records.tables import (
@@ -42,14 +42,7 @@ _PAGE_ONLY = ("calls", "tokens")
 
 
 def report(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="DIR",
-            help="Folders with episodes below, such as a sweep's. Default: the episodes of this machine.",
-            show_default=False,
-        ),
-    ] = None,
+    folders: FoldersArgument = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Write flat tables as CSV files.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one self-contained page.")] = None,

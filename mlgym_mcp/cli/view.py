@@ -11,7 +11,7 @@ import anyio
 import typer
 from rich.markup import escape
 
-from mlgym_mcp.cli.output import console, errors, plain_errors
+from mlgym_mcp.cli.output import FoldersArgument, console, errors, plain_errors
 from mlgym_sandbox.home import home
 
 EXAMPLES = """Examples:
@@ -26,14 +26,7 @@ _GRACE_S = 2
 
 
 def view(
-    folders: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="DIR",
-            help="Folders with episodes below, such as a sweep's. Default: the episodes of this machine.",
-            show_default=False,
-        ),
-    ] = None,
+    folders: FoldersArgument = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 for a free port.")] = 8642,
     host: Annotated[
         str, typer.Option(help="The address to listen on; other than loopback needs a token.")

@@ -38,7 +38,7 @@ CREATE INDEX by_task ON episodes (task, preset);
 _PUT = f"INSERT OR REPLACE INTO episodes VALUES ({', '.join('?' * (4 + len(_COLUMNS)))})"  # noqa: S608 - only marks
 
 
-_HERE_TABLE = "CREATE TEMP TABLE IF NOT EXISTS here (path TEXT PRIMARY KEY) WITHOUT ROWID"
+_HERE_TABLE = "CREATE TEMP TABLE here (path TEXT PRIMARY KEY) WITHOUT ROWID"
 _HERE = "path IN (SELECT path FROM here)"
 
 
@@ -118,7 +118,6 @@ class EpisodeIndex:
 
     def __init__(self, store: Path | None = None) -> None:
         self._base = _opened(store)
-        self._base.execute(_HERE_TABLE)
         self._here: list[tuple[str]] = []
 
     def refresh(
@@ -178,7 +177,6 @@ class EpisodeIndex:
             return
         self._here = []
         with self._base:
-            self._base.execute(_HERE_TABLE)
             self._base.execute("DELETE FROM here")
             self._base.executemany("INSERT INTO here VALUES (?)", paths)
         self._here = paths
@@ -276,7 +274,7 @@ def _in_memory() -> sqlite3.Connection:
 
 
 def _is_current(base: sqlite3.Connection) -> bool:
-    """Whether the tables are those of this version; they are made if there are none."""
+    """Whether the tables are those of this version; made if there are none, as is the connection's own."""
     version = base.execute("PRAGMA user_version").fetchone()[0]
     with closing(base.execute("SELECT count(*) FROM sqlite_master")) as tables:
         empty = tables.fetchone()[0] == 0
@@ -286,4 +284,5 @@ def _is_current(base: sqlite3.Connection) -> bool:
         version = _VERSION
     if version != _VERSION:
         return False
+    base.execute(_HERE_TABLE)
     return bool(base.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")

@@ -120,12 +120,13 @@ class LongCalls:
             call = Call(self.session, ctx.session.report_progress)
             await anyio.lowlevel.checkpoint()  # a long call begins as much later: calls keep the order they came in
             return await self._carry_out(spec, arguments, call, ctx, call_next)
-        found = self._same(spec.name, arguments, params.meta, request_of(ctx))
+        request = request_of(ctx)
+        found = self._same(spec.name, arguments, params.meta, request)
         joined = found is not None
         if found is None:
             before = self._begun_before(spec.name, arguments, key_of(params.meta))
             self._changes += 1
-            found = self._begin(spec, params, request_of(ctx))
+            found = self._begin(spec, params, request)
             call = Call(self.session, found.progress, found.patience)
             handle = found.id if as_task is not None else None
             work: Work = partial(self._carry_out, spec, arguments, call, ctx, call_next, handle)

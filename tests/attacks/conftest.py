@@ -34,7 +34,7 @@ from mlgym_sandbox.backends.docker import DockerBackend
 from mlgym_sandbox.errors import SandboxError
 from tests import toy, toy_player
 from tests.sandbox.engine import missing
-from tests.serving.conftest import CLI, light, text_of
+from tests.serving.conftest import CLI, light, make_home, text_of
 
 __all__ = ["light"]  # a fixture
 
@@ -172,9 +172,9 @@ def image(light: environment.Environment) -> Iterator[str]:
 def make_server(folder: Path, light: environment.Environment, image: str) -> Server:
     """A server's home and tasks, not started: the toy, one whose grader waits for a file, and one with players."""
     home, tasks, gate = folder / "home", folder / "tasks", folder / "gate"
-    for place in (home / "environments", tasks, gate):
+    make_home(home, light)
+    for place in (tasks, gate):
         place.mkdir(parents=True, mode=0o700)
-    (home / "environments" / light.path.name).symlink_to(light.path)
     pinned = f'[presets.mini]\nimage = "{image}"' if image else "[presets.mini]"
     toy.make_toy(tasks, task=TOY.replace("[presets.mini]", pinned))
     gated = toy.make_toy(folder, task=TOY.replace("[presets.mini]", pinned).replace('"toy"', '"gated"')) / "toy"

@@ -20,7 +20,7 @@ from mlgym_mcp.session.journal import read_journal
 from mlgym_sandbox import environment
 from tests.conformance.conftest import Node, Ran
 from tests.conformance.fixtures import offer
-from tests.serving.conftest import episode_folder, running_host
+from tests.serving.conftest import episode_folder, make_home, running_host
 from tests.toy import make_toy
 
 NOT_OFFERED = Path(__file__).with_name("not-offered.yml")
@@ -90,8 +90,7 @@ def found(
 ) -> Iterator[dict[str, Found]]:
     """What each form of the suite found."""
     folder = tmp_path_factory.mktemp("suite")
-    (folder / "home" / "environments").mkdir(parents=True, mode=0o700)
-    (folder / "home" / "environments" / light.path.name).symlink_to(light.path)
+    make_home(folder / "home", light)
     backend = "bubblewrap" if shutil.which("bwrap") else "process"
     results: dict[str, Found] = {}
 

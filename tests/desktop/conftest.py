@@ -15,7 +15,7 @@ from mlgym_mcp.catalog.catalog import shipped_tasks
 from mlgym_sandbox import environment
 from tests.desktop.clients import claude_code_binary, codex_binary
 from tests.frameworks.playing import GENERATOR
-from tests.serving.conftest import backend, light
+from tests.serving.conftest import backend, light, make_home
 from tests.toy import make_toy
 
 __all__ = ["backend", "light"]
@@ -37,9 +37,7 @@ def binaries() -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, light: environment.Environment) -> Iterator[Path]:
     """An MLGYM_HOME for all tests of a module, so that the real task's data is prepared once; no engine is named."""
-    place = tmp_path_factory.mktemp("home")
-    (place / "environments").mkdir(mode=0o700)
-    (place / "environments" / light.path.name).symlink_to(light.path)
+    place = make_home(tmp_path_factory.mktemp("home"), light)
     toy = make_toy(tmp_path_factory.mktemp("tasks"))
     (toy / "toy" / "generator.py").write_text(GENERATOR)
     with pytest.MonkeyPatch.context() as patch:

@@ -24,7 +24,7 @@ from mlgym_clients.facades.openreward import openreward_app
 from mlgym_clients.rl.servers import Address
 from mlgym_sandbox import environment
 from tests.frameworks.playing import GENERATOR
-from tests.serving.conftest import light
+from tests.serving.conftest import light, make_home
 from tests.serving.server_process import free_port, server, until_listening
 from tests.toy import make_toy
 
@@ -56,8 +56,7 @@ class Toys:
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory: pytest.TempPathFactory, light: environment.Environment) -> Iterator[Toys]:
     place = tmp_path_factory.mktemp("toys")
-    (place / "home" / "environments").mkdir(parents=True, mode=0o700)
-    (place / "home" / "environments" / light.path.name).symlink_to(light.path)
+    make_home(place / "home", light)
     tasks = make_toy(place / "tasks")
     (tasks / "toy" / "generator.py").write_text(GENERATOR)  # every score of the right answer is 1
     given = {"MLGYM_HOME": str(place / "home"), "MLGYM_TASKS": str(tasks)}

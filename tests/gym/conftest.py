@@ -11,7 +11,7 @@ import pytest
 
 from mlgym_clients.rl.servers import Address, running_server
 from mlgym_sandbox import environment
-from tests.serving.conftest import light
+from tests.serving.conftest import light, make_home
 from tests.sweep.conftest import server_arguments
 from tests.toy import make_toy
 
@@ -30,8 +30,7 @@ def serve() -> list[str]:
 def home_of_module(tmp_path_factory: pytest.TempPathFactory, light: environment.Environment) -> Iterator[None]:
     """An MLGYM_HOME with the prepared environment and the toy task."""
     place = tmp_path_factory.mktemp("gym")
-    (place / "home" / "environments").mkdir(parents=True, mode=0o700)
-    (place / "home" / "environments" / light.path.name).symlink_to(light.path)
+    make_home(place / "home", light)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLGYM_HOME", str(place / "home"))
         patch.setenv("MLGYM_TASKS", str(make_toy(place / "tasks")))

@@ -17,7 +17,7 @@ from mlgym_sandbox import environment
 from tests.frameworks import matrix
 from tests.frameworks.environments import python_of
 from tests.frameworks.playing import version_of
-from tests.serving.conftest import light
+from tests.serving.conftest import light, make_home
 from tests.toy import make_toy
 
 __all__ = ["light"]  # fixture
@@ -52,8 +52,7 @@ def install(folder: Path) -> None:
 def variables(tmp_path_factory: pytest.TempPathFactory, light: environment.Environment) -> dict[str, str]:
     """The environment of Inspect's programs: a home with nothing in it, the toy task, and us installed."""
     place = tmp_path_factory.mktemp("inspect")
-    (place / "home" / "environments").mkdir(parents=True, mode=0o700)
-    (place / "home" / "environments" / light.path.name).symlink_to(light.path)
+    make_home(place / "home", light)
     install(place / "packages")
     path = [place / "packages", ROOT, ROOT / "sandbox", ROOT / "clients"]
     given = {

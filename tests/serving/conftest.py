@@ -33,12 +33,17 @@ def light() -> environment.Environment:
     return anyio.run(environment.prepare, "light")
 
 
+def make_home(place: Path, light: environment.Environment) -> Path:
+    """Make a folder to be an MLGYM_HOME, with the prepared environment in it."""
+    (place / "environments").mkdir(parents=True, mode=0o700)
+    (place / "environments" / light.path.name).symlink_to(light.path)
+    return place
+
+
 @pytest.fixture
 def own_home(tmp_path: Path, light: environment.Environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty MLGYM_HOME with the prepared environment and the toy task; its host is stopped at the end."""
-    place = tmp_path / "home"
-    (place / "environments").mkdir(parents=True, mode=0o700)
-    (place / "environments" / light.path.name).symlink_to(light.path)
+    place = make_home(tmp_path / "home", light)
     monkeypatch.setenv("MLGYM_HOME", str(place))
     monkeypatch.setenv("MLGYM_TASKS", str(make_toy(tmp_path / "tasks")))
     yield place

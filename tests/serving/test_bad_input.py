@@ -21,7 +21,7 @@ from mlgym_mcp.serving.auth import load_admin_token
 from mlgym_mcp.serving.limits import Limits
 from mlgym_mcp.serving.process import allow_many_files
 from mlgym_sandbox import environment, get_backend
-from tests.serving.conftest import running_host, text_of
+from tests.serving.conftest import make_home, running_host, text_of
 from tests.serving.control_client import ACCEPT, INITIALIZE, admin_of, bearer, until_ready
 from tests.serving.server_process import ServerProcess, free_port, server, until_listening
 from tests.toy import make_toy
@@ -37,8 +37,7 @@ MOST = 12
 def process(tmp_path_factory: pytest.TempPathFactory, light: environment.Environment) -> Iterator[ServerProcess]:
     """One real server for all; it must end well, with no failure in its log."""
     folder = tmp_path_factory.mktemp("bad-input")
-    (folder / "home" / "environments").mkdir(parents=True, mode=0o700)
-    (folder / "home" / "environments" / light.path.name).symlink_to(light.path)
+    make_home(folder / "home", light)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLGYM_HOME", str(folder / "home"))
         patch.setenv("MLGYM_TASKS", str(make_toy(folder / "tasks")))

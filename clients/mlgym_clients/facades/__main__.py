@@ -22,7 +22,8 @@ from mlgym_clients.facades.guard import LARGEST_BYTES, LOOPBACK, Guard
 from mlgym_clients.facades.openenv import openenv_app
 from mlgym_clients.facades.openreward import openreward_app
 from mlgym_clients.rl.rewards import REWARDS, reward_function
-from mlgym_clients.rl.servers import Lease, ServerStartError
+from mlgym_clients.rl.servers import Lease
+from mlgym_clients.sweep.own_server import ServerStartError
 
 TOKEN = "MLGYM_FACADE_TOKEN"
 

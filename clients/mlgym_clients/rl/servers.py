@@ -6,13 +6,14 @@ import contextlib
 import os
 import secrets
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from mlgym_clients.sweep.own_server import ServerStartError, keeper_command
 
 SERVER = "MLGYM_SERVER"
 ADMIN_TOKEN = "MLGYM_ADMIN_TOKEN"
@@ -26,10 +27,6 @@ class Address:
 
     url: str
     token: str = ""
-
-
-class ServerStartError(Exception):
-    """A server could not be started; the message has the end of what it said."""
 
 
 class OwnServer:
@@ -48,10 +45,9 @@ class OwnServer:
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         token = secrets.token_urlsafe(24)
         self._log, lock = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
-        command = [sys.executable, "-m", "mlgym_clients.sweep.keeper", f"/proc/self/fd/{lock.fileno()}", "--"]
         with lock:
             self._keeper = subprocess.Popen(
-                [*command, *arguments],
+                keeper_command(f"/proc/self/fd/{lock.fileno()}", arguments),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

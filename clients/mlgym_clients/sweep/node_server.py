@@ -7,7 +7,6 @@ import os
 import queue
 import secrets
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -18,6 +17,7 @@ from typing import Any
 from anyio.from_thread import start_blocking_portal
 
 from mlgym_clients.sweep.attempt import Finished, Lost, News, Order, Verdict
+from mlgym_clients.sweep.own_server import keeper_command
 
 _LOOK_S = 0.5
 _SERVER_S = 180.0
@@ -42,7 +42,7 @@ class NodeServer:
         environment = {**os.environ, "MLGYM_ADMIN_TOKEN": self._token}
         if environment.get("CUDA_VISIBLE_DEVICES") == "":  # hidden from the actor, which needs none; sessions might
             del environment["CUDA_VISIBLE_DEVICES"]
-        command = [sys.executable, "-m", "mlgym_clients.sweep.keeper", str(place / "server.lock"), "--", *arguments]
+        command = keeper_command(place / "server.lock", arguments)
         with (place / "server.log").open("ab") as log:
             self._keeper = subprocess.Popen(
                 command,

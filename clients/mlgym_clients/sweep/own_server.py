@@ -49,6 +49,16 @@ class ServerStartError(Exception):
     """A server could not be started; the message has the end of what it said."""
 
 
+def keeper_command(lock: str | Path, arguments: Sequence[str]) -> list[str]:
+    """Return the command of a keeper.
+
+    Args:
+        lock: the file that it locks and writes the server's pid to.
+        arguments: of ``mlgym-mcp serve``.
+    """
+    return [sys.executable, "-m", "mlgym_clients.sweep.keeper", str(lock), "--", *arguments]
+
+
 @asynccontextmanager
 async def own_server(place: Path, arguments: Sequence[str] = ()) -> AsyncIterator[OwnServer]:
     """Run a server on a loopback port; its sessions end with it.
@@ -62,7 +72,7 @@ async def own_server(place: Path, arguments: Sequence[str] = ()) -> AsyncIterato
     """
     token = secrets.token_urlsafe(24)
     log = place / "server.log"
-    command = [sys.executable, "-m", "mlgym_clients.sweep.keeper", str(place / "server.lock"), "--", *arguments]
+    command = keeper_command(place / "server.lock", arguments)
     environment = {**os.environ, "MLGYM_ADMIN_TOKEN": token}
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab") as output:
         process = await anyio.open_process(
