@@ -16,8 +16,9 @@ os.environ.pop("COLUMNS", None)  # several workers get the width of the terminal
 
 SLOWEST_FIRST = (
     "sweep/test_mini_tasks", "sweep/test_ray", "chaos/test_kills", "sweep/test_interrupted", "session/test_proof",
-    "catalog/test_full", "serving/test_long_calls", "attacks/test_commands", "cli/test_commands", "bench/test_benches",
-    "sweep/test_local", "serving/test_tools", "sandbox/test_behaviour", "serving/test_desk", "clients/test_llm",
+    "catalog/test_full", "frameworks/test_rl_frameworks", "serving/test_long_calls", "attacks/test_commands",
+    "cli/test_commands", "bench/test_benches", "sweep/test_local", "serving/test_tools", "sandbox/test_behaviour",
+    "serving/test_desk", "clients/test_llm",
 )  # fmt: skip
 """Two workers take file after file: a long one that comes last would keep one of them waiting for the other."""
 

@@ -1,8 +1,8 @@
 """Pack the Claude Desktop bundle: ``python clients/desktop/build.py [FOLDER]`` (default: dist).
 
-It holds the manifest, the program that Claude Desktop starts, this checkout as a wheel, and a project file with
-which uv makes the environment: the wheel's dependencies come from PyPI at the first start, at the versions of
-requirements/lock.txt.
+It holds the manifest, the icon (a picture of ``icon.svg``), the program that Claude Desktop starts, this checkout as a
+wheel, and a project file with which uv makes the environment: the wheel's dependencies come from PyPI at the first
+start, at the versions of requirements/lock.txt.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def build(folder: Path) -> Path:
         wheel = build_wheel(Path(scratch))
         files = {
             "LICENSE": (ROOT / "LICENSE").read_bytes(),
+            "icon.png": (HERE / "icon.png").read_bytes(),
             "manifest.json": manifest,
             wheel.name: wheel.read_bytes(),
             "pyproject.toml": project(wheel, version).encode(),

@@ -74,7 +74,7 @@ def test_the_bundle_is_the_same_for_the_same_checkout_and_holds_nothing_of_this_
     with zipfile.ZipFile(bundle) as packed:
         project = tomllib.loads(packed.read("pyproject.toml").decode())
         wheel = project["tool"]["uv"]["sources"]["mlgym-mcp"]["path"]
-        assert {*packed.namelist()} == {"LICENSE", "manifest.json", "pyproject.toml", "server.py", wheel}
+        assert {*packed.namelist()} == {*("LICENSE", "icon.png", "manifest.json", "pyproject.toml", "server.py", wheel)}
         assert any(pin.startswith("mcp==2.") for pin in project["tool"]["uv"]["constraint-dependencies"])
         assert str(Path.home()).encode() not in packed.read("pyproject.toml") + packed.read("server.py")
 
@@ -136,6 +136,11 @@ def test_the_registrys_entry_keeps_the_registrys_rules() -> None:
     ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, rules)
+
+
+def test_the_package_on_pypi_says_which_entry_is_its_own() -> None:
+    entry = json.loads((ROOT / "server.json").read_text())
+    assert f"mcp-name: {entry['name']} " in (ROOT / "README.md").read_text()
 
 
 def instructions() -> list[tuple[str, str]]:

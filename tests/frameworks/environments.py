@@ -1,7 +1,9 @@
 """Python environments of the frameworks, each made once and kept: no two of them, and none of them and us, go together.
 
 ``python -m tests.frameworks.environments NAME...`` makes them, for whoever does not want to wait in a test.
-What is in one is said by ``clients/examples/requirements/NAME.txt``.
+What is in one is said by ``clients/examples/requirements/NAME.txt``; at which versions the rest comes that these want,
+by ``locks/NAME.txt``, so that a release of today does not fail the tests of yesterday. Without a lock it is the newest:
+to renew one, remove it, make the environment, try it, and write down what is in it with ``--lock NAME...``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ UV = "uv==0.13.9"
 """Installs in seconds what takes pip a minute; it is itself installed by pip."""
 
 REQUIREMENTS = Path(__file__).parents[2] / "clients" / "examples" / "requirements"
+LOCKS = Path(__file__).with_name("locks")
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PIP_TO_UV = {"index-url": "UV_DEFAULT_INDEX", "find-links": "UV_FIND_LINKS", "cert": "SSL_CERT_FILE"}
 
@@ -44,7 +47,8 @@ def python_of(name: str) -> Path:
         CalledProcessError: it could not be installed.
     """
     requirements = REQUIREMENTS / f"{name}.txt"
-    pins = requirements.read_text()
+    lock = LOCKS / f"{name}.txt"
+    pins = requirements.read_text() + (lock.read_text() if lock.exists() else "")
     digest = hashlib.sha256(f"{VERSION} {UV} {pins}".encode()).hexdigest()[:12]
     with _made_once(cache_folder() / f"{name}-{digest}") as (folder, missing):
         python = folder / "bin" / "python"
@@ -52,8 +56,22 @@ def python_of(name: str) -> Path:
             uv = str(_uv())
             subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
             command = [uv, "pip", "install", "--quiet", "--python", str(python), "--requirement", str(requirements)]
+            command += ["--constraint", str(lock)] if lock.exists() else []
             subprocess.run(command, check=True, env=os.environ | indexes())
     return python
+
+
+def write_lock(name: str) -> Path:
+    """Write down what is in an environment, and return the file.
+
+    A version's local part (``+cpu``) is left out: it is that of where the package came from.
+    """
+    command = [str(_uv()), "pip", "freeze", "--quiet", "--python", str(python_of(name))]
+    frozen = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    lock = LOCKS / f"{name}.txt"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text("".join(f"{line.partition('+')[0]}\n" for line in frozen if "==" in line))
+    return lock
 
 
 def _uv() -> Path:
@@ -91,6 +109,8 @@ def _made_once(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 if __name__ == "__main__":
+    make = write_lock if "--lock" in sys.argv else python_of
     for wanted in sys.argv[1:]:
-        began = time.monotonic()
-        print(f"{python_of(wanted)} ({time.monotonic() - began:.1f} s)", flush=True)
+        if wanted != "--lock":
+            began = time.monotonic()
+            print(f"{make(wanted)} ({time.monotonic() - began:.1f} s)", flush=True)

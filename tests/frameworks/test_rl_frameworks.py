@@ -1,4 +1,4 @@
-"""Trainers and evaluators of others roll out tasks, each in its own environment; ``make frameworks`` runs these."""
+"""Trainers and evaluators of others roll out tasks, each in its own environment: verifiers and TRL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.frameworks.playing import SCORE, SOLVE, version_of
 from tests.frameworks.scripted_model import Does, scripted_model
 from tests.sweep.conftest import server_arguments
 
-pytestmark = [pytest.mark.anyio, pytest.mark.frameworks, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = REQUIREMENTS.parents[2]
 GAIN = (SCORE - 0.5) / 0.5
