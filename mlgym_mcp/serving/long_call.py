@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import anyio
-from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.context import HandlerResult
 from mcp.types import CallToolResult
 
+from mlgym_mcp.serving.request_ids import RequestId
 from mlgym_mcp.tools.reply import Patience, Progress
 
 KEYS = ("dev.mlgym/call", "claudecode/toolUseId")
@@ -31,7 +32,7 @@ class LongCall:
     Attributes:
         arguments: digest of the arguments.
         key: the caller's own name for it.
-        request: what the protocol names it, until it is answered.
+        request: what the protocol names the request that began it, where there are such names.
         change: how many changing calls had been made when it began.
         lost: when nobody waited for its answer any more, seconds of the monotonic clock.
         is_task: it was handed out as a task.
@@ -42,7 +43,7 @@ class LongCall:
     name: str
     arguments: str
     key: str | None
-    request: str | None
+    request: RequestId | None
     change: int
     id: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -105,12 +106,6 @@ def key_of(meta: Mapping[str, Any] | None) -> str | None:
             digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
             return f"{name}={value if len(value) <= _SHORT else digest}"
     return None
-
-
-def request_of(ctx: ServerRequestContext[Any, Any]) -> str | None:
-    """Return what names a request over HTTP in the protocols with sessions, in which no two may be named alike."""
-    session = getattr(ctx.request, "headers", {}).get("mcp-session-id")
-    return None if session is None or ctx.request_id is None else f"{session} {ctx.request_id!r}"
 
 
 def running_job(result: HandlerResult) -> str | None:

@@ -1,12 +1,13 @@
 """Tool calls that outlive the request that asked for them: sent again, left alone, or handed out as a task.
 
 A connection may break in mid-call, and clients of the 2026-07-28 protocol then send the request again, under a new
-request id. The same call must be the same job. So ``shell``, ``validate`` and ``submit`` run outside the request,
-which only waits: ending the wait never ends the work. Which request is the same call as an earlier one:
+request id. The same call must be the same job. So what may not be done twice (``shell``, ``validate``, ``submit``, but
+an edit and a note, too) runs outside the request, which only waits: ending the wait never ends the work. Which request
+is the same call as an earlier one:
 
 - It carries the earlier one's key in ``_meta`` (``KEYS``), and the same tool and arguments.
 - It carries the earlier one's request id in the same session of the protocols before 2026-07-28, and the same tool
-  and arguments, and the earlier one is not answered yet. There a broken connection tells nobody that it broke.
+  and arguments. There a broken connection tells nobody that it broke: the answer is kept for ``LOST_S`` seconds.
 - It carries no key, the earlier one's answer never reached anybody, the tool and arguments are the same, and
   nothing was changed in between. Such an answer is delivered once, and kept for ``LOST_S`` seconds.
 
@@ -37,7 +38,8 @@ from mcp.types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, Tex
 
 from mlgym_mcp.serving.carrying import carry_out, reply_of
 from mlgym_mcp.serving.earlier import LONG, Earlier, read_earlier
-from mlgym_mcp.serving.long_call import LongCall, digest_of, key_of, request_of, running_job
+from mlgym_mcp.serving.long_call import LongCall, digest_of, key_of, running_job
+from mlgym_mcp.serving.request_ids import RequestId, RequestIds, request_of
 from mlgym_mcp.serving.wrapping import failed, to_result
 from mlgym_mcp.session.calls import CallSpec
 from mlgym_mcp.session.errors import RefusedError, SessionError
@@ -51,7 +53,7 @@ from mlgym_mcp.tools.toolbox import BY_NAME, ToolSpec
 from mlgym_sandbox.errors import SandboxError
 
 LOST_S = 300.0
-"""A call with a key is kept for so long, too."""
+"""A call that has a name of its own, a key or a request id, is kept for so long, too."""
 KEPT_S = 3600.0
 """A task is kept for so long after its end."""
 _TASKS = 64
@@ -72,6 +74,7 @@ class LongCalls:
         self.session = session
         self._calls: dict[str, LongCall] = {}
         self._changes = 0
+        self._ids = RequestIds()
         self._earlier: list[Earlier] = []
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -115,12 +118,15 @@ class LongCalls:
             as_task: makes the handle of a task, for clients that take one.
         """
         arguments = params.arguments or {}
-        if spec.name not in LONG or self._tasks is None:
+        request = request_of(ctx)
+        if request is not None:
+            self._ids.note(request, f"{spec.name} {digest_of(arguments)}")
+        if spec.read_only or spec.idempotent or self._tasks is None:
             self._changes += not spec.read_only
             call = Call(self.session, ctx.session.report_progress)
             await anyio.lowlevel.checkpoint()  # a long call begins as much later: calls keep the order they came in
             return await self._carry_out(spec, arguments, call, ctx, call_next)
-        request = request_of(ctx)
+        as_task = as_task if spec.name in LONG else None
         found = self._same(spec.name, arguments, params.meta, request)
         joined = found is not None
         if found is None:
@@ -140,13 +146,13 @@ class LongCalls:
         window = self.session.config.wait_s if joined else math.inf  # a call that is not joined has its own
         return _noted(await self._attend(found, ctx, window), joined or found.resumed)
 
-    def _begin(self, spec: ToolSpec, params: CallToolRequestParams, request: str | None) -> LongCall:
+    def _begin(self, spec: ToolSpec, params: CallToolRequestParams, request: RequestId | None) -> LongCall:
         made = LongCall(spec.name, digest_of(params.arguments or {}), key_of(params.meta), request, self._changes)
         self._calls[made.id] = made
         return made
 
     def _same(
-        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any] | None, request: str | None
+        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any] | None, request: RequestId | None
     ) -> LongCall | None:
         """Return the earlier call that a request asks for again."""
         self.prune()
@@ -156,8 +162,8 @@ class LongCalls:
                 continue
             if key is not None or (call.lost is not None and call.change == self._changes):
                 return call
-            if request is not None and call.request == request and not call.done.is_set():
-                return call
+            if request is not None and call.request == request:
+                return call if self._ids.telling(request) or not call.done.is_set() else None
         return None
 
     def prune(self) -> None:
@@ -167,7 +173,8 @@ class LongCalls:
         for call in reversed(list(self._calls.values())):
             if call.ended is None:
                 continue
-            wanted = call.is_task or call.key is not None or call.lost is not None
+            named = call.key is not None or (call.request is not None and self._ids.telling(call.request))
+            wanted = call.is_task or named or call.lost is not None
             kept_s = KEPT_S if call.is_task else LOST_S
             if not wanted or now - max(call.ended, call.lost or 0.0) >= kept_s or not room[call.is_task]:
                 del self._calls[call.id]
