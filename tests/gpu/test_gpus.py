@@ -41,14 +41,14 @@ PLAYER = "{ cpus = 2, memory_mb = 8192, gpus = 1, pids = 256, total_timeout_s = 
 WANTED = {
     "cifar10": "gpus = 1\ngpu_memory_gb = 8\n",
     "language_modeling": f"gpus = 1\ngpu_memory_gb = 8\nplayer = {PLAYER}\n",
-    "fashion_mnist": "",
+    "blotto": "",
 }
 ASK = "python -c 'import torch; print(torch.cuda.device_count(), torch.cuda.is_available() and torch.zeros(1).cuda())'"
 HOLD = """\
 import time, torch
 held = torch.ones(6 << 30, dtype=torch.uint8, device="cuda")
 torch.cuda.synchronize()
-print("held", flush=True)
+open("held.txt", "w").close()
 time.sleep(600)
 """
 
@@ -117,19 +117,19 @@ async def test_a_session_sees_the_gpu_that_it_leased_and_one_that_asked_for_none
         assert f"GPU {GPUS[0].number}" in await text_of(client, "shell", command="nvidia-smi -L || true")
         nodes = (await text_of(client, "shell", command="ls /dev | grep -x 'nvidia[0-9]*'")).split("\n")
         assert nodes[:-1] == [Path(node).name for node in GPUS[0].nodes[:1]]
-    async with session(server, "fashion_mnist") as (_, _, client):
+    async with session(server, "blotto") as (_, _, client):
         said = await text_of(client, "shell", command="ls /dev | grep -c nvidia; echo $CUDA_VISIBLE_DEVICES")
         assert said.startswith("0\n\n[exit 0")
 
 
 async def test_the_next_session_waits_for_the_gpu_and_finds_its_memory_free(server: Address) -> None:
     idle = memory_used()
-    async with session(server, "cifar10") as (control, first, client):
+    async with session(server, "cifar10") as (control, first, client), anyio.create_task_group() as tasks:
         await client.call_tool("write_file", {"path": "hold.py", "content": HOLD})
-        said = await text_of(client, "shell", command="python hold.py", wait_s=1)
+        tasks.start_soon(client.call_tool, "shell", {"command": "python hold.py"})
         with anyio.fail_after(60):
-            while "held" not in said:
-                said = await text_of(client, "job_output", job_id="j1")
+            while "held.txt" not in await text_of(client, "list_files"):
+                await anyio.sleep(0.1)
         assert memory_used() >= idle + 6000
         second = await control.create(SessionRequest(task="cifar10"))
         try:
@@ -147,6 +147,7 @@ async def test_the_next_session_waits_for_the_gpu_and_finds_its_memory_free(serv
             assert memory_used() < idle + 1000, "nothing of the session before is left on the GPU"
         finally:
             await control.end(second.id)
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_baseline_trains_on_the_gpu_and_scores(server: Address) -> None:
