@@ -130,7 +130,8 @@ def score_reply(session: Session, score: Score) -> Reply:
         text = f"Validation score: {score.line()}.{left}"
     else:
         text = f"Submitted. Test score: {score.line()}. The episode is over."
-    if score.kind == "validate" and (logs := score.public.get("player_stderr")):
+    logs = [log for log in score.public.get("player_stderr", ()) if log.strip()]
+    if score.kind == "validate" and logs:
         text += "\nWhat your code wrote to stderr:\n" + "\n".join(logs)
     return Reply(text, data=view.model_dump(mode="json"))
 

@@ -145,6 +145,8 @@ async def test_a_program_that(playing: Client, arena: Arena, name: str) -> None:
     await text_of(playing, "write_file", path="strategy.py", content=textwrap.dedent(code))
     result = await playing.call_tool("validate", {})
     score = result.structured_content
+    wrote = "".join(score["details"].get("player_stderr", ())).strip()
+    assert ("What your code wrote to stderr" in result.content[0].text) is bool(wrote)
     assert (VALID if score["valid"] else score["code"]) in allowed, score
     if score["valid"]:
         assert score["score"] == round(share_of_ones(arena.server, "val"), 3)

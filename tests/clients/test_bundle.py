@@ -27,6 +27,14 @@ ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "clients" / "desktop" / "manifest.json"
 MCPB = "node_modules/@anthropic-ai/mcpb/dist/cli/cli.js"
 FACTS = Path(__file__).with_name("registry_facts.json")
+WHEEL = {
+    "mlgym_mcp": "mlgym_mcp",
+    "sandbox/mlgym_sandbox": "mlgym_sandbox",
+    "clients/mlgym_clients": "mlgym_clients",
+    "sandbox/images": "mlgym_sandbox/images",
+    "tasks": "mlgym_mcp/_tasks",
+}
+"""Folders of a checkout, and what they are in the wheel."""
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +179,10 @@ def test_the_image_is_built_of_what_its_context_holds_and_that_is_enough_for_a_w
     names = zipfile.ZipFile(wheel).namelist()
     assert fnmatch.filter(names, "mlgym_mcp/_tasks/*/task.toml")
     assert "mlgym_sandbox/images/Dockerfile.cpu" in names
+    for source, target in WHEEL.items():  # pages, templates, graders and starters are no Python packages' modules
+        inside = [path.relative_to(ROOT / source).as_posix() for path in (ROOT / source).rglob("*") if path.is_file()]
+        missing = [name for name in inside if "__pycache__" not in name and f"{target}/{name}" not in names]
+        assert not missing
 
 
 def test_the_image_runs_as_nobody_special_and_starts_a_server_that_its_options_allow() -> None:

@@ -21,7 +21,9 @@ from mlgym_clients.replay.verdict import compare_finals, compare_outcomes
         ("2026-11-26 15:12:01,123 INFO", "2027-01-01T00:00:00.5Z INFO"),
         ("Thu Nov 26 15:11:32 UTC 2026", "Fri Jan  1 00:00:00 UTC 2027"),
         ("1795700623.305285", "1895700623"),
+        ("774 decisions, 93 microseconds each", "774 decisions, 130 microseconds each"),
         ("[1] 4711\npid 4711", "[1] 12\npid 12"),
+        ("bash: line 1:    47 Killed                  python", "bash: line 1:   102 Killed                  python"),
         ("<object at 0x7f3a2b1c0d10>", "<object at 0x7f0000000010>"),
         ("/tmp/tmpabc123_x/file", "/tmp/tmpzzzzzzzz/file"),
         ("mlgym-0123456789abcdef01234567", "mlgym-aaaaaaaaaaaaaaaaaaaaaaaa"),
@@ -38,6 +40,8 @@ def test_what_differs_from_run_to_run_is_noise(old: str, new: str) -> None:
     ("old", "new"),
     [
         ("accuracy 0.91", "accuracy 0.92"),
+        ("run.sh: line 3: 47 Killed", "run.sh: line 4: 47 Killed"),
+        ("bash: line 1: 47 Killed", "bash: line 1: 47 Terminated"),
         ("3 files", "4 files"),
         ("[exit 0 after 1 s]", "[exit 1 after 1 s]"),
         ("a\nb", "a\nb\nc"),

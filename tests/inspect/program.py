@@ -1,13 +1,16 @@
 """What Inspect's own Python does for ``test_inspect``: one program, because importing Inspect takes seconds.
 
-``python -m tests.inspect.program LOGS BACKEND`` evaluates the toy task at the server of the environment, or at one of
-its own, runs the suite for sandbox providers, and prints what came of both, as one JSON object.
+``python -m tests.inspect.program evaluations LOGS BACKEND`` evaluates the toy task at the server of the environment, or
+at one of its own; ``... checks OPTIONS...`` runs the suite for sandbox providers in sandboxes with such options, each a
+JSON object. Both print what came of it, as one JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -15,12 +18,19 @@ from typing import Any
 
 import anyio
 import inspect_ai
+from inspect_ai import task_with
+from inspect_ai.agent import as_solver, react
+from inspect_ai.event import ModelEvent, ToolEvent
 from inspect_ai.log import EvalLog
 from inspect_ai.model import Model, ModelOutput, ModelUsage, get_model
+from inspect_ai.solver import Generate, Solver, TaskState, solver
+from inspect_ai.tool import mcp_tools
+from inspect_ai.util import SandboxEnvironment
 from inspect_ai.util._sandbox import self_check
 
 from mlgym_clients.inspect.options import SandboxOptions
 from mlgym_clients.inspect.sandbox import LABEL, MLGymSandbox
+from mlgym_clients.inspect.tasks import attempts_at, session_server
 from mlgym_clients.rl.servers import Lease
 from mlgym_sandbox import get_backend
 from tests.toy import CSV
@@ -31,7 +41,7 @@ CALLS: Mapping[str, list[tuple[str, dict[str, Any]]]] = {
     "good": [
         ("get_task", {}),
         ("write_file", {"path": "submission.csv", "content": CSV}),
-        ("shell", {"command": "wc -l < submission.csv"}),
+        ("shell", {"command": "wc -l < submission.csv; python3 -c 'print(20_000 * chr(97))'"}),
         ("validate", {}),
         ("submit", {}),
     ],
@@ -47,6 +57,17 @@ def scripted(*calls: tuple[str, dict[str, Any]]) -> Model:
     for output in outputs:  # or it would be counted, with a table that is downloaded first
         output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
     return get_model(MOCK, custom_outputs=outputs)
+
+
+@solver
+def picky() -> Solver:
+    """An agent with some of the session's tools."""
+
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        agent = react(tools=[mcp_tools(session_server(state), tools=["*_file"])], submit=False)
+        return await as_solver(agent)(state, generate)
+
+    return solve
 
 
 def told(log: EvalLog) -> dict[str, Any]:
@@ -66,7 +87,17 @@ def told(log: EvalLog) -> dict[str, Any]:
         "metrics": [metric for score in (log.results.scores if log.results else []) for metric in score.metrics],
         "tools": [message.function for message in sample.messages if message.role == "tool"],
         "texts": [message.text for message in sample.messages if message.role == "tool"],
+        "explanations": {name: score.explanation for name, score in (sample.scores or {}).items()},
+        "offered": sorted({tool.name for each in sample.events if isinstance(each, ModelEvent) for tool in each.tools}),
+        "views": {each.function: _drawn(each) for each in sample.events if isinstance(each, ToolEvent)},
     }
+
+
+def _drawn(call: ToolEvent) -> list[str]:
+    """How Inspect's page draws a call: its title, what it shows of the arguments, and the result."""
+    view = call.view
+    result = "text" if isinstance(call.result, str) else "Markdown"
+    return [view.title or "", view.content, result] if view else ["", "", result]
 
 
 def evaluations(logs: str, backend: str) -> dict[str, Any]:
@@ -77,7 +108,10 @@ def evaluations(logs: str, backend: str) -> dict[str, Any]:
     arguments = {"task": "toy", "seeds": [3, 4], "budget": {"calls": 1}}
     calls = CALLS["good"][1:]
     found["any task"] = run("mlgym_mcp/attempt", scripted(*calls, *calls), task_args=arguments, max_samples=1)
-    found["own agent"] = run(f"{EXAMPLE}@careful", scripted(*CALLS["good"]), task_args={"name": "toy"})
+    edit = ("edit_file", {"path": "start.py", "old": "print", "new": "# ```\nprint"})
+    found["own agent"] = run(f"{EXAMPLE}@careful", scripted(edit, *CALLS["good"]), task_args={"name": "toy"})
+    some = run(task_with(attempts_at("toy"), solver=picky()), scripted(*CALLS["forgets to submit"]))
+    found["some of the tools"] = some
     found["no such preset"] = run("mlgym_mcp/toy", scripted(), task_args={"preset": "huge"})
     fix = ("bash", {"command": "sed -i '$ s/$/)/' sum.py && python3 sum.py && id -u"})
     outcome = ("submit", {"answer": "It is 5050."})
@@ -88,9 +122,8 @@ def evaluations(logs: str, backend: str) -> dict[str, Any]:
 Check = Callable[[Any], Awaitable[None]]
 
 
-async def self_checks(backend: str) -> dict[str, str]:
+async def self_checks(options: SandboxOptions) -> dict[str, str]:
     """Run the suite that Inspect ships for providers; what came of each check, ``passed`` or the error."""
-    options = SandboxOptions(backend=backend, environment="bare")  # type: ignore[arg-type]
     every: dict[str, Check] = {name: check for name, check in vars(self_check).items() if name.startswith("test_")}
     outcomes: dict[str, str] = {}
 
@@ -112,7 +145,8 @@ async def self_checks(backend: str) -> dict[str, str]:
             tasks.start_soon(in_one_sandbox, {name: every.pop(name)})
         tasks.start_soon(in_one_sandbox, every)
         tasks.start_soon(_own_checks, options, outcomes)
-    left = [found.name for found in await get_backend(backend).find({}) if LABEL in found.labels]
+    mine = f":{os.getpid()}:"  # an engine may have those of others, too
+    left = [b.name for b in await get_backend(options.backend).find({}) if mine in b.labels.get(LABEL, "")]
     outcomes["left behind"] = ", ".join(left) or "nothing"
     return outcomes
 
@@ -121,6 +155,7 @@ async def _own_checks(options: SandboxOptions, outcomes: dict[str, str]) -> None
     """What the suite does not ask and agents do."""
     (box,) = (await MLGymSandbox.sample_init("checks", options, {})).values()
     try:
+        outcomes["a shell for a person"] = await _entered(box)
         outcomes["no such program"] = repr((await box.exec(["no-such-program"])).returncode)
         outcomes["no such folder"] = repr((await box.exec(["ls"], cwd="/nowhere")).returncode)
         flood = await box.exec(["bash", "-c", "yes | head -c 30000000; echo the end"], timeout=60)
@@ -151,6 +186,29 @@ async def _own_checks(options: SandboxOptions, outcomes: dict[str, str]) -> None
         await MLGymSandbox.sample_cleanup("checks", options, {"default": box}, True)
 
 
+async def _entered(box: SandboxEnvironment) -> str:
+    """Who and where a person is with the command that Inspect shows them, which wants a terminal."""
+    try:
+        connection = await box.connection()
+    except NotImplementedError:
+        return "none"
+    command = [word for word in shlex.split(connection.command) if word != "-it"]
+    return (await anyio.run_process([*command, "-c", "id -u; pwd"])).stdout.decode()
+
+
+async def all_checks(given: list[str]) -> dict[str, dict[str, str]]:
+    """Run them with all options at the same time: they mostly wait."""
+    found: dict[str, dict[str, str]] = {}
+
+    async def run(options: SandboxOptions) -> None:
+        found[options.backend] = await self_checks(options)
+
+    async with anyio.create_task_group() as tasks:
+        for each in given:
+            tasks.start_soon(run, SandboxOptions.model_validate_json(each))
+    return found
+
+
 if __name__ == "__main__":
-    place, sandbox = sys.argv[1:]
-    print(json.dumps({"evaluations": evaluations(place, sandbox), "checks": anyio.run(self_checks, sandbox)}))
+    what, *rest = sys.argv[1:]
+    print(json.dumps(evaluations(*rest) if what == "evaluations" else anyio.run(all_checks, rest)))

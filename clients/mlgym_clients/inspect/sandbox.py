@@ -43,6 +43,8 @@ LABEL = "mlgym.inspect"
 _PROBE_S = 10.0
 _CANNOT_BE_RUN = 126
 _NOT_FOUND = 127
+_automatic: list[str] = []
+"""Which backend ``auto`` is, once it was asked: looking makes a sandbox, which is too much for every sample."""
 _SAID = (
     ("does not exist", errno.ENOENT),
     ("is not a directory", errno.ENOTDIR),
@@ -268,15 +270,22 @@ async def _backend(options: SandboxOptions) -> Backend:
     """
     if options.backend != "auto":
         return get_backend(options.backend, unsafe=options.unsafe)
+    if not _automatic:
+        _automatic.append(await _best())
+    return get_backend(_automatic[0])
+
+
+async def _best() -> str:
+    """Return docker where an engine makes sandboxes, else bubblewrap."""
     try:
         docker = get_backend("docker")
         with anyio.fail_after(_PROBE_S):
             checks = await docker.probe()
         if checks and all(check.ok for check in checks if check.name != "gpu"):
-            return docker
+            return docker.name
     except (SandboxError, OSError, TimeoutError):
         pass
-    return get_backend("bubblewrap")
+    return "bubblewrap"
 
 
 def _owner() -> str:

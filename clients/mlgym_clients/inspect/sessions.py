@@ -11,6 +11,7 @@ import anyio.to_thread
 from inspect_ai.tool import MCPServer, mcp_server_http
 
 from mlgym_clients.agents.calling import ServerLostError
+from mlgym_clients.inspect.tools import readable
 from mlgym_clients.rl.servers import Lease
 from mlgym_clients.sweep.control import Control
 from mlgym_mcp.api import SessionRequest, SessionView
@@ -40,13 +41,14 @@ class OpenSession:
 
     def server(self) -> MCPServer:
         """Return its tools, for an agent."""
-        return mcp_server_http(
+        server = mcp_server_http(
             name="mlgym",
             url=self.view.mcp_url,
             authorization=self.view.token,
             timeout=_ANSWER_S,
             sse_read_timeout=_SILENCE_S,
         )
+        return readable(server)
 
     async def over(self) -> bool:
         """Whether it has ended.
@@ -56,6 +58,16 @@ class OpenSession:
         """
         now = await self._control.session(self.view.id)
         return now is None or now.state == "over"
+
+    async def higher_is_better(self) -> bool | None:
+        """Whether more is better by its metric; None for a task that the server has no more.
+
+        Raises:
+            ServerLostError: the server does not answer.
+        """
+        directions = {task.id: task.direction for task in await self._control.tasks()}
+        direction = directions.get(self.view.task)
+        return None if direction is None else direction == "max"
 
     async def ended(self) -> SessionView:
         """End it, if it has not ended, and return what it came to: unsubmitted work is graded if the task allows that.

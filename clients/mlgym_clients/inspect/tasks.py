@@ -25,6 +25,7 @@ _NUDGE = "You called no tool. Call one of the tools now; when you are done, call
 _MOST_NUDGES = 3
 _BETTER = "better"
 _INFRASTRUCTURE = "infrastructure_error"
+_NOTHING = "The model stopped without submitting anything, and what it left cannot be graded."
 
 
 class SessionFailedError(Exception):
@@ -138,16 +139,20 @@ def final_score() -> Scorer:
     """Score with the session's own final score; an attempt without a valid one is left out of the mean."""
 
     async def score(state: TaskState, target: Target) -> Score:
-        session = await session_of(state.uuid).ended()
+        opened = session_of(state.uuid)
+        left_open = not await opened.over()
+        session = await opened.ended()
         final = session.score
         facts = {"episode": session.episode, "outcome": session.outcome, "calls": session.calls}
         if session.outcome == _INFRASTRUCTURE:
             raise SessionFailedError(session.detail)
         if final is None:
-            return Score(value=math.nan, explanation=session.detail, metadata=facts)
+            return Score(value=math.nan, explanation=_NOTHING if left_open else session.detail, metadata=facts)
         facts |= final.model_dump(mode="json", exclude={"details", "validations_left", "message"}, exclude_none=True)
+        facts["higher_is_better"] = await opened.higher_is_better()
         value = final.score if final.valid and final.score is not None else math.nan
-        return Score(value=value, answer=final.kind, explanation=final.message or final.reason, metadata=facts)
+        # As the answer it is in the list of samples, where an explanation is not.
+        return Score(value=value, answer=final.message, explanation=final.message, metadata=facts)
 
     return score
 

@@ -35,11 +35,20 @@ MASKS: tuple[tuple[str, re.Pattern[str], str], ...] = (
         "durations",
         re.compile(
             r"\b\d+m\d+(?:\.\d+)?s\b"
-            r"|\b\d+(?:\.\d+)?(?:e-?\d+)? ?(?:s|ms|us|µs|μs|ns|sec|secs|seconds?|min|mins|minutes?|h|hours?)\b"
+            r"|\b\d+(?:\.\d+)?(?:e-?\d+)? ?"
+            r"(?:s|ms|us|µs|μs|ns|sec|secs|(?:milli|micro|nano)?seconds?|min|mins|minutes?|h|hours?)\b"
         ),
         "<duration>",
     ),
     ("process ids", re.compile(r"\b(?:pid|PID|process id)[ =:#]*\d+|^\[\d+\] \d+$", re.MULTILINE), "<pid>"),
+    (
+        "process ids, where a shell says how something died",
+        re.compile(
+            r"(: line \d+:) +\d+ "
+            r"(?=(?:Killed|Terminated|Aborted|Segmentation fault|Bus error|Floating point exception)\b)"
+        ),
+        r"\1 <pid> ",
+    ),
     ("addresses in memory", re.compile(r"\b0x[0-9a-f]{6,16}\b"), "<address>"),
     (
         "temporary names",

@@ -112,17 +112,22 @@ def _final(recording: Recording, over: SessionView) -> Comparison:
 
 
 async def _notes(recording: Recording, control: Control, over: SessionView, episodes: Path | None) -> list[str]:
-    """Return what may explain differences: another version of the task, other data."""
+    """Return what may explain differences: another version of the task, another sandbox, other data."""
     notes = []
     versions = {task.id: task.version for task in await control.tasks()}
     version = versions.get(recording.task, "")
     if recording.task_version and version and version != recording.task_version:
         notes.append(f"the task was version {recording.task_version}, and is version {version} now")
-    if episodes is not None and recording.data:
-        try:
-            data = read_recording(episodes / over.episode).data
-        except RecordError:
-            data = ""
-        if data and data != recording.data:
-            notes.append("the data is not the same: it was made by another machine, or anew, and has other secrets")
+    if episodes is None:
+        return notes
+    try:
+        again = read_recording(episodes / over.episode)
+    except RecordError:
+        return notes
+    if recording.sandbox and again.sandbox != recording.sandbox:
+        notes.append(
+            f"the sandbox was {recording.sandbox}, and is {again.sandbox} now: commands see other disks and processes"
+        )
+    if recording.data and again.data and again.data != recording.data:
+        notes.append("the data is not the same: it was made by another machine, or anew, and has other secrets")
     return notes

@@ -76,6 +76,7 @@ class Recording:
         folder: where it is.
         task: which task, of which version, at which preset, with which seed.
         budget: what it was allowed.
+        sandbox: which backend it was played in.
         data: the digest of the data that it was played with; empty if it never got that far.
         steps: its calls by their number, in order.
         moments: when calls began and were answered, in order: (number, whether it began).
@@ -89,6 +90,7 @@ class Recording:
     preset: str
     seed: int
     budget: Mapping[str, float]
+    sandbox: str
     data: str
     steps: Mapping[int, Step]
     moments: tuple[tuple[int, bool], ...]
@@ -145,6 +147,7 @@ class _Reading:
             preset=str(session["preset"]),
             seed=int(session["seed"]),
             budget={name: value for name, value in budget.items() if value is not None},
+            sandbox=str(session.get("sandbox") or ""),
             data=self._data,
             steps=self._steps,
             moments=tuple(self._moments),
