@@ -182,7 +182,7 @@ def look(*, users: Users | None = None, limits: bool = True, sized: bool = True)
         if isinstance(identities, str):
             reason = identities
             continue
-        reason = trial(chosen, identities)
+        reason = _tried_twice(chosen, identities)
         if reason is None:
             return _without_failing_image(chosen)
     raise BackendUnavailableError(explain(reason or "no way to start a sandbox was found"))
@@ -214,8 +214,13 @@ def _without_failing_image(setup: Setup) -> Setup:
             return replace(setup, why_no_image=str(error))
         identities = of_root()
         assert identities is not None
-        reason = trial(setup, identities, image)
+        reason = _tried_twice(setup, identities, image)
     return setup if reason is None else replace(setup, why_no_image=reason)
+
+
+def _tried_twice(setup: Setup, identities: Identities, image: Path | None = None) -> str | None:
+    """Try again what failed: what is found once holds for good, and a machine under load is late now and then."""
+    return None if trial(setup, identities, image) is None else trial(setup, identities, image)
 
 
 def trial(setup: Setup, identities: Identities, image: Path | None = None) -> str | None:
