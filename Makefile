@@ -33,8 +33,8 @@ test: setup  ## Run the tests
 proof: setup  ## Prove all tasks, without the slow reference solutions
 	@$(BIN)/mlgym-mcp tasks check --all --no-reference --jobs 3
 
-frameworks: setup  ## Play with the agent frameworks that CI has no time for
-	@$(BIN)/python -m pytest tests/frameworks -m frameworks
+frameworks: setup  ## Play with the agent frameworks and desktop clients that CI has no time for
+	@$(BIN)/python -m pytest tests/frameworks tests/desktop -m frameworks
 
 nightly: setup  ## Prove all tasks, references included, and what of the full presets needs no download
 	@$(BIN)/mlgym-mcp tasks check --all --jobs 2

@@ -23,13 +23,24 @@ SLOWEST_FIRST = (
 """Two workers take file after file: a long one that comes last would keep one of them waiting for the other."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_out(config, items)
     places = {name: place for place, name in enumerate(SLOWEST_FIRST)}
 
     def place(item: pytest.Item) -> int:
         return places.get("/".join(item.path.with_suffix("").parts[-2:]), len(places))
 
     items.sort(key=place)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only ``make frameworks`` runs."""
+    if "frameworks" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("frameworks") is not None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -165,6 +165,14 @@ def _codex(server: Server, authorization: str) -> dict[str, Any]:
     return {**entry, **times}
 
 
+def _opencode(server: Server, authorization: str) -> dict[str, Any]:
+    times = {"enabled": True, "timeout": LONGEST_S * 1000}
+    if isinstance(server, Program):
+        environment = {"environment": dict(server.env)} if server.env else {}
+        return {"type": "local", "command": [server.command, *server.args], **environment, **times}
+    return {"type": "remote", "url": server.url, **_headers(authorization), "oauth": False, **times}
+
+
 def _here(*parts: str) -> Callable[[Machine], Path]:
     return lambda machine: machine.folder.joinpath(*parts)
 
@@ -181,6 +189,12 @@ def _zed_file(machine: Machine) -> Path:
     if machine.platform == "darwin":
         return machine.home / ".config" / "zed" / "settings.json"
     return machine.settings("zed", "zed", "Zed") / "settings.json"
+
+
+def _opencode_file(folder: Path) -> Path:
+    """Return the file that there is: of both names, opencode reads the files of both."""
+    plain, commented = folder / "opencode.json", folder / "opencode.jsonc"
+    return commented if commented.exists() and not plain.exists() else plain
 
 
 _CLIENTS = [
@@ -261,7 +275,32 @@ _CLIENTS = [
         {Scope.USER: _home(".gemini", "settings.json"), Scope.PROJECT: _here(".gemini", "settings.json")},
         _plain("httpUrl", more={"timeout": LONGEST_S * 1000}),
         reference="${NAME}",
-        afterwards="Start Gemini CLI again; /mcp shows the server.",
+        afterwards="Start Gemini CLI again; /mcp shows the server. Set model.disableLoopDetection in the same file, "
+        "or it ends an agent that waits for one job again and again.",
+    ),
+    Client(
+        "opencode",
+        "opencode",
+        "mcp",
+        {
+            Scope.USER: lambda m: _opencode_file(m.chosen("XDG_CONFIG_HOME", ".config") / "opencode"),
+            Scope.PROJECT: lambda m: _opencode_file(m.folder),
+        },
+        _opencode,
+        reference="{env:NAME}",
+        afterwards="Start opencode again: 'opencode mcp list' shows the server.",
+    ),
+    Client(
+        "copilot-cli",
+        "GitHub Copilot CLI",
+        "mcpServers",
+        {
+            Scope.USER: lambda m: m.chosen("COPILOT_HOME", ".copilot") / "mcp-config.json",
+            Scope.PROJECT: _here(".github", "mcp.json"),
+        },
+        _plain("url", typed=True, more={"tools": ["*"], "deferTools": "never", "timeout": LONGEST_S * 1000}),
+        reference="${NAME}",
+        afterwards="Start a new session; /mcp show names the server. A project's file is read in a trusted folder.",
     ),
     Client("generic", "Any other client", "mcpServers", {}, _plain("url", typed=True), reference="${NAME}"),
 ]

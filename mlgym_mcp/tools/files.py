@@ -117,7 +117,7 @@ async def read_file(
                     pieces.append(pending)
             for piece in pieces:
                 if line_number >= offset:
-                    if len(lines) >= limit or chars > 24_000:
+                    if len(lines) >= limit or chars > 18_000:
                         more = True
                         break
                     text = piece.decode("utf-8", "replace").rstrip("\r")

@@ -11,8 +11,9 @@ import anyio
 
 from mlgym_mcp.session.session import Session
 
-MAX_CHARS = 25_000
-"""No reply's text is longer; what is cut says how to read the rest."""
+MAX_CHARS = 20_400
+"""No reply's text is longer; what is cut says how to read the rest. (Of what is longer than 20 KiB, GitHub Copilot CLI
+shows its model 500 characters.)"""
 
 Progress = Callable[[float, float | None, str], Awaitable[None]]
 

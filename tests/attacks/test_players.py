@@ -12,6 +12,7 @@ from mcp import Client
 
 from mlgym_mcp.catalog.adversarial import VALID, Adversarial, adversarial
 from mlgym_mcp.catalog.spec import TaskSpec
+from mlgym_mcp.tools.reply import MAX_CHARS
 from tests import toy_player
 from tests.attacks.conftest import Arena, Server, expected
 from tests.serving.conftest import text_of
@@ -150,7 +151,7 @@ async def test_a_program_that(playing: Client, arena: Arena, name: str) -> None:
     assert (VALID if score["valid"] else score["code"]) in allowed, score
     if score["valid"]:
         assert score["score"] == round(share_of_ones(arena.server, "val"), 3)
-    assert len(result.content[0].text) < 25_000
+    assert len(result.content[0].text) < MAX_CHARS
 
 
 @pytest.mark.parametrize("where", ["bubblewrap", pytest.param("docker", marks=ON_DOCKER)], indirect=True)

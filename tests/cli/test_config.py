@@ -19,7 +19,9 @@ from tests.serving.conftest import light, own_home
 __all__ = ["light", "own_home"]  # fixtures
 
 ADDRESS = "http://127.0.0.1:8000/mcp"
-VARIABLES = ("XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "MLGYM_HOME", "MLGYM_TASKS", "XDG_DATA_HOME")
+VARIABLES = (
+    "XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "COPILOT_HOME", "MLGYM_HOME", "MLGYM_TASKS", "XDG_DATA_HOME",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,10 @@ def entry_of(told: dict[str, Any], name: str = "mlgym") -> dict[str, Any]:
         ("codex", "project", "project/.codex/config.toml"),
         ("gemini-cli", "user", "user/.gemini/settings.json"),
         ("gemini-cli", "project", "project/.gemini/settings.json"),
+        ("opencode", "user", "user/.config/opencode/opencode.json"),
+        ("opencode", "project", "project/opencode.json"),
+        ("copilot-cli", "user", "user/.copilot/mcp-config.json"),
+        ("copilot-cli", "project", "project/.github/mcp.json"),
     ],
 )
 def test_each_client_gets_a_command_that_is_there_in_the_file_that_it_reads(
@@ -77,9 +83,10 @@ def test_each_client_gets_a_command_that_is_there_in_the_file_that_it_reads(
     told = write(client, "--task", "fashion_mnist", "--scope", scope)
     assert told["file"] == str(machine / file)
     entry = entry_of(told)
-    assert os.access(entry["command"], os.X_OK)
-    assert Path(entry["command"]).is_absolute()
-    assert entry["args"][-2:] == ["serve", "fashion_mnist"]
+    command = entry["command"] if client == "opencode" else [entry["command"], *entry["args"]]
+    assert os.access(command[0], os.X_OK)
+    assert Path(command[0]).is_absolute()
+    assert command[-2:] == ["serve", "fashion_mnist"]
     again = write(client, "--task", "fashion_mnist", "--scope", scope)
     assert (told["written"], again["written"], again["backup"]) == (True, False, None)
     (found,) = (row for row in json.loads(run("--list", "--json")) if row["file"] == told["file"])
@@ -95,6 +102,8 @@ def test_each_client_gets_a_command_that_is_there_in_the_file_that_it_reads(
         ("windsurf", {"serverUrl": ADDRESS, "headers": {"Authorization": "Bearer ${env:MLGYM_TOKEN}"}}),
         ("codex", {"url": ADDRESS, "bearer_token_env_var": "MLGYM_TOKEN", "tool_timeout_sec": 3600}),
         ("gemini-cli", {"httpUrl": ADDRESS, "headers": {"Authorization": "Bearer ${MLGYM_TOKEN}"}}),
+        ("opencode", {"type": "remote", "url": ADDRESS, "headers": {"Authorization": "Bearer {env:MLGYM_TOKEN}"}}),
+        ("copilot-cli", {"type": "http", "url": ADDRESS, "headers": {"Authorization": "Bearer ${MLGYM_TOKEN}"}}),
     ],
 )
 def test_a_running_servers_token_stays_out_of_the_file_and_off_the_screen(
@@ -152,6 +161,21 @@ def test_comments_and_other_servers_stay_and_what_it_was_is_kept(machine: Path) 
     assert Path(told["backup"]).read_text() == before
     assert "already" not in str(told["notes"])
     assert "There was a server called other already: the copy still has it." in write("zed", "--name", "other")["notes"]
+
+
+def test_opencode_gets_it_into_the_file_that_its_user_has(machine: Path) -> None:
+    folder = machine / "user" / ".config" / "opencode"
+    folder.mkdir(parents=True)
+    mine = folder / "opencode.jsonc"
+    mine.write_text('{\n  // mine\n  "mcp": {"other": {"type": "local", "command": ["x"], "enabled": false}},\n}\n')
+    told = write("opencode", "--task", "fashion_mnist")
+    assert told["file"] == str(mine)
+    assert '"other": {"type": "local", "command": ["x"], "enabled": false}' in mine.read_text()
+    assert "// mine" in mine.read_text()
+    (folder / "opencode.json").write_text("{}")
+    assert write("opencode", "--task", "fashion_mnist")["file"] == str(folder / "opencode.json"), (
+        "as opencode itself does"
+    )
 
 
 def test_places_that_are_set_here_travel_to_a_client_that_starts_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
@@ -42,7 +42,7 @@ class DesktopClient(ABC):
     """A client with a home of its own, and a model that plays a script.
 
     Args:
-        binary: its program.
+        program: the words that start it.
         home: an empty folder of a short name.
         model: the address of the model.
     """
@@ -51,8 +51,8 @@ class DesktopClient(ABC):
     name = ""
     """What ``mlgym-mcp config`` calls it."""
 
-    def __init__(self, binary: Path, home: Path, model: str) -> None:
-        self.binary = binary
+    def __init__(self, program: Sequence[str], home: Path, model: str) -> None:
+        self.program = program
         self.home = home
         self.work = home / "work"
         self.work.mkdir()
@@ -66,6 +66,15 @@ class DesktopClient(ABC):
         """Have it talk to the model at this address from its next run on."""
         self.model = model
         self.environment |= self.set_up()
+
+    @classmethod
+    @abstractmethod
+    def installed(cls) -> list[str]:
+        """Return the words that start it; it is installed if it is missing.
+
+        Raises:
+            OSError, CalledProcessError: it cannot be had.
+        """
 
     @abstractmethod
     def set_up(self) -> Mapping[str, str]:
@@ -96,7 +105,7 @@ class DesktopClient(ABC):
         """Have it attempt the task, where nothing else can be reached; return what it printed."""
         ports = [urlsplit(url).port or 0 for url in (self.model, self.server) if url]
         with TemporaryDirectory(dir=self.home) as folder, anyio.fail_after(100):
-            with cut_off([str(self.binary), *self.command()], ports, Path(folder)) as command:
+            with cut_off([*self.program, *self.command()], ports, Path(folder)) as command:
                 done = await anyio.run_process(
                     command, check=False, env=self.environment, cwd=self.work, stdin=subprocess.DEVNULL
                 )
@@ -106,7 +115,7 @@ class DesktopClient(ABC):
 
     def version(self) -> str:
         """Return the version of the program."""
-        said = subprocess.run([self.binary, "--version"], capture_output=True, check=True, env=self.environment)
+        said = subprocess.run([*self.program, "--version"], capture_output=True, check=True, env=self.environment)
         found = re.search(r"\d+\.\d+\.\d+", said.stdout.decode())
         assert found is not None, said
         return found[0]
@@ -116,6 +125,12 @@ class ClaudeCode(DesktopClient):
     """Claude Code, as the Claude Agent SDK brings it along."""
 
     title, name = "Claude Code", "claude-code"
+
+    @classmethod
+    def installed(cls) -> list[str]:
+        folder = python_of("claude_agent_sdk").parents[1]
+        (binary,) = folder.glob("lib/python3.*/site-packages/claude_agent_sdk/_bundled/claude")
+        return [str(binary)]
 
     def set_up(self) -> Mapping[str, str]:
         return {
@@ -140,6 +155,12 @@ class Codex(DesktopClient):
 
     title, name = "Codex", "codex"
 
+    @classmethod
+    def installed(cls) -> list[str]:
+        folder = node_programs("tests/desktop") / "node_modules" / f"codex-linux-{kind_of_machine()}"
+        (binary,) = folder.glob("vendor/*/bin/codex")
+        return [str(binary)]
+
     def set_up(self) -> Mapping[str, str]:
         folder = self.home / ".codex"
         folder.mkdir(exist_ok=True)
@@ -159,20 +180,12 @@ class Codex(DesktopClient):
         return ["exec", *offline, *self.overriding, "--json", "--skip-git-repo-check", ASKED]
 
 
-def claude_code_binary() -> Path:
-    """Return Claude Code's program; it is installed if it is missing."""
-    folder = python_of("claude_agent_sdk").parents[1]
-    (binary,) = folder.glob("lib/python3.*/site-packages/claude_agent_sdk/_bundled/claude")
-    return binary
+def node_programs(pinned: str) -> Path:
+    """Return the folder with the programs that a lock file of ours pins; they are installed if they are missing."""
+    done = subprocess.run([INSTALL, pinned], capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
-def codex_binary() -> Path:
-    """Return Codex's program; it is installed if it is missing, as the lock file beside this pins it."""
-    done = subprocess.run([INSTALL, "tests/desktop"], capture_output=True, text=True, check=True)
-    kind = {"x86_64": "x64", "aarch64": "arm64"}[platform.machine()]
-    folder = Path(done.stdout.strip().splitlines()[-1]) / "node_modules" / f"codex-linux-{kind}"
-    (binary,) = folder.glob("vendor/*/bin/codex")
-    return binary
-
-
-CLIENTS = {client.title: client for client in (ClaudeCode, Codex)}
+def kind_of_machine() -> str:
+    """Return what Node's packages call this kind of processor."""
+    return {"x86_64": "x64", "aarch64": "arm64"}[platform.machine()]

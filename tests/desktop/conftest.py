@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from mlgym_mcp.catalog.catalog import shipped_tasks
 from mlgym_sandbox import environment
-from tests.desktop.clients import claude_code_binary, codex_binary
+from tests.desktop.more_clients import CLIENTS
 from tests.frameworks.playing import GENERATOR
 from tests.serving.conftest import backend, light, make_home
 from tests.toy import make_toy
@@ -21,17 +22,22 @@ from tests.toy import make_toy
 __all__ = ["backend", "light"]
 
 
-@pytest.fixture(scope="module")
-def binaries() -> dict[str, Path]:
-    """The programs of the clients; skipped where they cannot be had or cut off, but never in CI."""
+@pytest.fixture
+def program(title: str) -> list[str]:
+    """The words that start the client of this title; skipped where it cannot be had or cut off, but never in CI."""
     if os.environ.get("CI") != "true" and shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap")
     try:
-        return {"Claude Code": claude_code_binary(), "Codex": codex_binary()}
+        return _installed(title)
     except (OSError, subprocess.CalledProcessError) as exc:
         if os.environ.get("CI") == "true":
             raise
-        pytest.skip(f"the clients could not be installed: {exc}")
+        pytest.skip(f"{title} could not be installed: {exc}")
+
+
+@functools.cache
+def _installed(title: str) -> list[str]:
+    return CLIENTS[title].installed()
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import pytest
 from mlgym_mcp.records.episodes import episode_folders, summarize
 from mlgym_mcp.session.journal import read_journal
 from tests.desktop.attempts import ATTEMPTS, connect, host_of_both, results
-from tests.desktop.clients import CLIENTS, MODEL
+from tests.desktop.clients import MODEL
 from tests.desktop.loopback import cut_off
+from tests.desktop.more_clients import CLIENTS
 from tests.frameworks import matrix
 from tests.frameworks.playing import SCORE
 from tests.frameworks.scripted_model import FINAL, Does, scripted_model
@@ -30,15 +31,21 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.usefixtures("home
         ("Claude Code", "HTTP", "toy", "2026-07-28"),
         ("Codex", "stdio", "toy", "2025-06-18"),
         ("Codex", "HTTP", "house_price", "2025-06-18"),
+        pytest.param("Gemini CLI", "stdio", "house_price", "2025-06-18", marks=pytest.mark.frameworks),
+        pytest.param("Gemini CLI", "HTTP", "toy", "2025-06-18", marks=pytest.mark.frameworks),
+        pytest.param("opencode", "stdio", "toy", "2025-11-25", marks=pytest.mark.frameworks),
+        pytest.param("opencode", "HTTP", "house_price", "2025-11-25", marks=pytest.mark.frameworks),
+        pytest.param("GitHub Copilot CLI", "stdio", "toy", "2026-07-28", marks=pytest.mark.frameworks),
+        pytest.param("GitHub Copilot CLI", "HTTP", "house_price", "2026-07-28", marks=pytest.mark.frameworks),
     ],
 )
 async def test_a_client_attempts_a_task_to_its_score(
-    title: str, transport: str, task: str, era: str, binaries: dict[str, Path], place: Path, backend: str
+    title: str, transport: str, task: str, era: str, program: list[str], place: Path, backend: str
 ) -> None:
     script = ATTEMPTS[task]
     before = set(episode_folders())
     async with scripted_model(**{MODEL: script}) as model, host_of_both(backend) as host:
-        client = CLIENTS[title](binaries[title], place, model.url)
+        client = CLIENTS[title](program, place, model.url)
         await connect(client, transport, task, host)
         assert FINAL in await client.run()
     (folder,) = set(episode_folders()) - before
@@ -57,9 +64,26 @@ async def test_a_client_attempts_a_task_to_its_score(
         assert summary.baseline is not None
         assert summary.value > summary.baseline
     *_, final = (event for event in events if event.type == "score")
-    assert str(final["shown"]) in json.dumps(model.asked[-1]), "the model was told its score"
+    told = json.dumps(model.asked[-1])
+    assert str(final["shown"]) in told or "Submitted. Test score" in told, "the model was told its score"
     assert not model.elsewhere
     matrix.record(title, transport, era, f"{summary.outcome}: {len(calls)} calls", version=client.version())
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("title", ["Gemini CLI", "opencode", "GitHub Copilot CLI"])
+async def test_of_a_long_result_the_model_sees_its_head_its_end_and_how_to_read_the_rest(
+    title: str, program: list[str], place: Path, backend: str
+) -> None:
+    script = (Does("shell", {"command": "seq -f 'line %095.0f' 1 2000"}),)
+    async with scripted_model(**{MODEL: script}) as model, host_of_both(backend) as host:
+        client = CLIENTS[title](program, place, model.url)
+        await connect(client, "HTTP", "toy", host)
+        assert FINAL in await client.run()
+    shown = json.dumps(model.asked[-1])
+    assert f"line {1:095}" in shown
+    assert "shows them ...]" in shown
+    assert f"line {2000:095}" in shown
 
 
 REACHING = """\

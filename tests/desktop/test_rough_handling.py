@@ -12,7 +12,8 @@ from mlgym_mcp.records.episodes import episode_folders, summarize
 from mlgym_mcp.serving.host import Host
 from mlgym_mcp.session.journal import read_journal
 from tests.desktop.attempts import connect, host_of_both, results
-from tests.desktop.clients import CLIENTS, MODEL
+from tests.desktop.clients import MODEL
+from tests.desktop.more_clients import CLIENTS
 from tests.frameworks.playing import SCORE, SOLVE
 from tests.frameworks.scripted_model import FINAL, Does, Script, scripted_model
 
@@ -33,9 +34,18 @@ def to_the_score(waits: int) -> Script:
     return (Does("job_list"), *waiting, Does("shell", {"command": "cat runs.txt"}), Does("submit"))
 
 
-@pytest.mark.parametrize(("title", "transport"), [("Claude Code", "HTTP"), ("Codex", "stdio")])
+@pytest.mark.parametrize(
+    ("title", "transport"),
+    [
+        ("Claude Code", "HTTP"),
+        ("Codex", "stdio"),
+        pytest.param("Gemini CLI", "HTTP", marks=pytest.mark.frameworks),
+        pytest.param("opencode", "HTTP", marks=pytest.mark.frameworks),
+        pytest.param("GitHub Copilot CLI", "HTTP", marks=pytest.mark.frameworks),
+    ],
+)
 async def test_a_client_that_gives_up_on_its_calls_finds_its_job_and_one_that_calls_in_heaps_is_served_in_order(
-    title: str, transport: str, binaries: dict[str, Path], place: Path, backend: str
+    title: str, transport: str, program: list[str], place: Path, backend: str
 ) -> None:
     heap = [Does("shell", {"command": f"echo {i} >> order.txt"}) for i in range(10)]
     heap += [Does("read_file", {"path": "solve.py"})] * 10
@@ -47,7 +57,7 @@ async def test_a_client_that_gives_up_on_its_calls_finds_its_job_and_one_that_ca
     )
     before = set(episode_folders())
     async with scripted_model(**{MODEL: script}) as model, host_of_both(backend, wait_s=45) as host:
-        client = CLIENTS[title](binaries[title], place, model.url)
+        client = CLIENTS[title](program, place, model.url)
         await connect(client, transport, "toy", host)
         client.give_up_after(PATIENCE_S)
         assert FINAL in await client.run()
@@ -74,9 +84,18 @@ async def job_begun(host: Host) -> None:
             await anyio.sleep(0.05)
 
 
-@pytest.mark.parametrize(("title", "transport"), [("Claude Code", "stdio"), ("Codex", "HTTP")])
+@pytest.mark.parametrize(
+    ("title", "transport"),
+    [
+        ("Claude Code", "stdio"),
+        ("Codex", "HTTP"),
+        pytest.param("Gemini CLI", "stdio", marks=pytest.mark.frameworks),
+        pytest.param("opencode", "stdio", marks=pytest.mark.frameworks),
+        pytest.param("GitHub Copilot CLI", "stdio", marks=pytest.mark.frameworks),
+    ],
+)
 async def test_a_client_that_is_killed_in_mid_training_comes_back_to_its_job(
-    title: str, transport: str, binaries: dict[str, Path], place: Path, backend: str
+    title: str, transport: str, program: list[str], place: Path, backend: str
 ) -> None:
     begins = (
         Does("write_file", {"path": "solve.py", "content": SOLVE}),
@@ -85,7 +104,7 @@ async def test_a_client_that_is_killed_in_mid_training_comes_back_to_its_job(
     before = set(episode_folders())
     async with host_of_both(backend, wait_s=45) as host:
         async with scripted_model(**{MODEL: begins}) as model, anyio.create_task_group() as tasks:
-            client = CLIENTS[title](binaries[title], place, model.url)
+            client = CLIENTS[title](program, place, model.url)
             await connect(client, transport, "toy", host)
             tasks.start_soon(client.run)
             await job_begun(host)

@@ -19,13 +19,3 @@ def place(own_home: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "framework"
     folder.mkdir()
     return folder
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only ``make frameworks`` runs."""
-    if "frameworks" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("frameworks") is not None]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]

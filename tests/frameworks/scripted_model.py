@@ -1,4 +1,5 @@
-"""A language model on loopback that plays scripts, for real agents of others: chat completions, responses, messages.
+"""A language model on loopback that plays scripts, for real agents of others: chat completions, responses, messages,
+and Google's contents.
 
 The model's name says which script; how far a conversation is, the conversation itself says. So it keeps no state, and
 any number of agents may use one at the same time.
@@ -66,12 +67,15 @@ class ScriptedModel(Endpoint):
                 Route("/v1/responses", self._responses, methods=["POST"]),
                 Route("/v1/messages", self._anthropic, methods=["POST"]),
                 Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
+                Route("/v1beta/models/{call:path}", self._google, methods=["POST"]),
                 Route("/{path:path}", self._elsewhere, methods=["GET", "POST", "PUT", "DELETE"]),
             ]
         )
 
     async def _next(self, request: Request) -> Turn:
         body = await request.json()
+        if "call" in request.path_params:  # Google's: the model is in the path, as MODEL:METHOD
+            body = {"model": request.path_params["call"].partition(":")[0], **body}
         self.asked.append(body)
         self.headers.append(dict(request.headers))
         return self.answer(body)
@@ -143,6 +147,8 @@ def _offered(body: Mapping[str, Any]) -> dict[str, str]:
     for tool in body.get("tools") or ():
         if tool.get("type") == "namespace":
             offered.update({inner["name"]: tool["name"] for inner in tool["tools"]})
+        elif "functionDeclarations" in tool:
+            offered.update({inner["name"]: "" for inner in tool["functionDeclarations"]})
         elif (name := tool.get("name") or tool.get("function", {}).get("name")) is not None:
             offered[name] = ""
     return offered
@@ -166,7 +172,7 @@ def _made(body: Mapping[str, Any]) -> int:
             made += block.get("type") == "tool_use"
             if message.get("role") == "assistant":  # smolagents tells of calls in words
                 made += str(block.get("text", "")).count("'type': 'function'")
-    return made
+    return made + sum("functionCall" in part for content in body.get("contents", ()) for part in content["parts"])
 
 
 def _response(says: Says, offered: Mapping[str, str]) -> dict[str, Any]:

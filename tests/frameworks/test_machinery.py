@@ -86,6 +86,21 @@ async def test_the_protocol_of_responses_names_the_namespace_of_a_tool(stream: b
         assert model.elsewhere == ["GET /api/telemetry"]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent?alt=sse"])
+async def test_googles_protocol_names_the_model_in_the_path_and_calls_are_parts(method: str) -> None:
+    body = {"tools": [{"functionDeclarations": [{"name": "mcp_mlgym_get_task"}, {"name": "get_forecast"}]}]}
+    call = {"functionCall": {"name": "mcp_mlgym_get_task", "args": {}}}
+    async with scripted_model(player=SCRIPT[:1]) as model, httpx.AsyncClient(base_url=model.url) as http:
+        for said, part in ([{"text": "go"}], call), ([{"text": "go"}, call], {"text": FINAL}):
+            contents = [{"role": "model", "parts": said}]
+            answer = await http.post(f"/v1beta/models/player:{method}", json={**body, "contents": contents})
+            text = answer.text.splitlines()[0].removeprefix("data: ") if "stream" in method else answer.text
+            assert json.loads(text)["candidates"][0]["content"]["parts"] == [part]
+        other = await http.post(f"/v1beta/models/another:{method}", json={**body, "contents": []})
+        assert "Fine." in other.text
+
+
 @pytest.fixture
 def pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Requirements of nothing, and an empty cache but for uv."""

@@ -10,6 +10,7 @@ from mcp import Client
 
 from mlgym_mcp.records.episodes import summarize
 from mlgym_mcp.session.journal import read_journal
+from mlgym_mcp.tools.reply import MAX_CHARS
 from mlgym_mcp.tools.toolbox import TOOLS
 from tests.serving.conftest import playing, running_host, text_of
 from tests.toy import CSV
@@ -162,12 +163,12 @@ async def test_directory_and_exported_variables_stay_from_one_command_to_the_nex
 async def test_long_output_is_cut_with_head_tail_and_how_to_read_the_rest(backend: str) -> None:
     async with running_host(backend) as host, playing(host) as (client, _):
         text = await text_of(client, "shell", command="seq 1 100000")
-        assert len(text) <= 25_000
+        assert len(text) <= MAX_CHARS
         assert text.startswith("1\n2\n")
         assert "\n100000\n" in text
         assert 'job_output(job_id="' in text
         result = await client.call_tool("shell", {"command": "head -c 1000000000 /dev/zero | tr '\\0' x"})
-        assert len(result.content[0].text) <= 25_000
+        assert len(result.content[0].text) <= MAX_CHARS
         job = result.meta["job_id"]
         piece = await client.call_tool("job_output", {"job_id": job, "offset": -100})
         assert piece.meta["total"] == 1_000_000_000
