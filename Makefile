@@ -57,7 +57,8 @@ docs: setup  ## Make the documentation's site in build/site
 	@$$($(BIN)/python -m tests.frameworks.environments docs | cut -d' ' -f1) -m sphinx --fail-on-warning --quiet docs build/site
 	@echo "build/site/index.html"
 
-bench: setup  ## Measure tool calls, session starts, many sessions, snapshots, grading, reports, sweeps
+bench: setup  ## Measure starts, tool calls, session starts, many sessions, snapshots, grading, reports, sweeps
+	$(BIN)/python bench/starts.py
 	$(BIN)/python bench/tool_call.py
 	$(BIN)/python bench/session_start.py
 	$(BIN)/python bench/fleet.py --backends bubblewrap,docker --sizes 1,16,64

@@ -6,7 +6,8 @@ import anyio
 import uvicorn
 from mcp.server import MCPServer
 
-from mlgym_mcp.serving.process import listen, loop_options
+from mlgym_mcp.serving.listening import listen
+from mlgym_mcp.serving.process import loop_options
 
 
 async def main() -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import anyio
 import uvicorn
 
-from mlgym_mcp.serving.process import HttpServer
+from mlgym_mcp.serving.http_server import HttpServer
 from mlgym_sandbox.home import home
 
 TASK = "house_price"
 UNLIMITED = {"calls": 10_000_000, "wall_s": 36_000.0}
-_CLI = [sys.executable, "-m", "mlgym_mcp.cli.entry"]
+CLI = [sys.executable, "-m", "mlgym_mcp.cli.entry"]
 
 
 @contextlib.contextmanager
@@ -31,14 +31,14 @@ def bench_home() -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run([*_CLI, "host", "stop"], capture_output=True, check=False)
+        subprocess.run([*CLI, "host", "stop"], capture_output=True, check=False)
 
 
 def relay_command(backend: str, session: str, task: str) -> tuple[list[str], dict[str, str]]:
     """Return the stdio command of a session, and its environment."""
     arguments = ["serve", task, "--sandbox", backend, "--session", f"{session}-{backend}-{os.getpid()}"]
     limits = ["--calls", str(UNLIMITED["calls"]), "--wall", str(UNLIMITED["wall_s"])]
-    return [*_CLI, *arguments, *limits], dict(os.environ)
+    return [*CLI, *arguments, *limits], dict(os.environ)
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +60,7 @@ async def http_server(app: Any) -> AsyncIterator[str]:
 async def task_session(backend: str, task: str) -> AsyncIterator[tuple[str, str]]:
     """One session served over HTTP by a process of its own; yields its URL and its id."""
     limits = ["--calls", str(UNLIMITED["calls"]), "--wall", str(UNLIMITED["wall_s"])]
-    command = [*_CLI, "serve", task, "--http", "127.0.0.1:0"]
+    command = [*CLI, "serve", task, "--http", "127.0.0.1:0"]
     async with await anyio.open_process([*command, "--sandbox", backend, *limits]) as process:
         try:
             assert process.stdout is not None
@@ -88,7 +88,7 @@ def own_home(task: str) -> Iterator[Path]:
         place.mkdir(mode=0o700)
         (place / "environments").symlink_to(home("environments"))
         environment = {**os.environ, "MLGYM_HOME": str(place)}
-        subprocess.run([*_CLI, "tasks", "prepare", task], env=environment, capture_output=True, check=True)
+        subprocess.run([*CLI, "tasks", "prepare", task], env=environment, capture_output=True, check=True)
         yield place
 
 
@@ -125,7 +125,7 @@ async def many_server(place: Path, backend: str, options: Sequence[str] = ()) ->
     """
     token = secrets.token_urlsafe(24)
     environment = {**os.environ, "MLGYM_HOME": str(place), "MLGYM_ADMIN_TOKEN": token, "COLUMNS": "200"}
-    command = [*_CLI, "serve", "--http", "127.0.0.1:0", "--sandbox", backend, "--rate", "1000000", *options]
+    command = [*CLI, "serve", "--http", "127.0.0.1:0", "--sandbox", backend, "--rate", "1000000", *options]
     log = place.parent / "server.log"
     with log.open("wb") as said:
         process = await anyio.open_process(command, env=environment, stdout=said, stderr=said, stdin=subprocess.DEVNULL)

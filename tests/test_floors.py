@@ -25,6 +25,7 @@ STDLIB_ONLY = [
     "mlgym_mcp/grading/strict.py",
     "mlgym_mcp/grading/tar_reader.py",
     "mlgym_mcp/grading/wire.py",
+    "mlgym_mcp/loading.py",
     "mlgym_mcp/serving/relay.py",
     "sandbox/mlgym_sandbox/__init__.py",
     "sandbox/mlgym_sandbox/home.py",

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import anyio
-import httpx
 from anyio import CapacityLimiter, to_thread
 
 from mlgym_mcp.catalog.errors import SourceError
+
+if TYPE_CHECKING:
+    import httpx  # loaded by the first download: few processes of ours ever make one
 
 Progress = Callable[[float, str], None]
 P = ParamSpec("P")
@@ -26,7 +28,8 @@ RETRIES: Final = 4
 """Attempts in a row of which each gets less than ``STRETCH``."""
 STRETCH: Final = 16 << 20
 _RETRIED_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_TIMEOUT: Final = httpx.Timeout(30.0, connect=15.0)
+_TIMEOUT_S: Final = 30.0
+_CONNECT_S: Final = 15.0
 _LIMITER: Final = CapacityLimiter(2)
 
 
@@ -107,13 +110,17 @@ class _Download:
 
     async def run(self) -> None:
         """Get what is missing in one attempt, or SourceError."""
+        import httpx
+
         address = self._wanted.address
         here, headers = self._begin()
         if here and here == self._wanted.size:
             return
         try:
             async with (
-                httpx.AsyncClient(follow_redirects=True, timeout=_TIMEOUT) as client,
+                httpx.AsyncClient(
+                    follow_redirects=True, timeout=httpx.Timeout(_TIMEOUT_S, connect=_CONNECT_S)
+                ) as client,
                 client.stream("GET", address, headers={"Accept-Encoding": "identity"} | headers) as answer,
             ):
                 here = self._accepted(answer, here)

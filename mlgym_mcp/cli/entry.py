@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from mlgym_mcp.loading import loading
+
 _TEXT = {"--preset": "preset", "--session": "session", "--sandbox": "sandbox"}
 _NUMBERS = {"--seed": "seed"}
 _BUDGET = {
@@ -70,8 +72,10 @@ def main() -> None:
         from mlgym_mcp.serving.relay import relay
 
         raise SystemExit(relay(greeting))
-    from mlgym_mcp.cli.app import app
+    with loading():
+        from mlgym_mcp.cli.commands import make_app
 
+        app = make_app(*sys.argv[1:2])
     app()
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 from mcp.server.transport_security import TransportSecuritySettings
 
 from mlgym_mcp.catalog import Catalog
 from mlgym_mcp.cli.output import console, errors
-
-if TYPE_CHECKING:
-    from mlgym_mcp.serving.auth import AdminToken, ResourceServer
-    from mlgym_mcp.serving.host import Host
-    from mlgym_mcp.session.session import Session
+from mlgym_mcp.serving.auth import AdminToken, JwtVerifier, ResourceServer, load_admin_token
+from mlgym_mcp.serving.host import LOOPBACK, Host
+from mlgym_mcp.serving.http_server import run_foreground
+from mlgym_mcp.serving.limits import Limits
+from mlgym_mcp.serving.listening import is_loopback
+from mlgym_mcp.session.registry import SessionRegistry
+from mlgym_mcp.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,6 @@ class HttpOptions:
 
     def security(self) -> TransportSecuritySettings:
         """Return which Host and Origin headers requests may carry."""
-        from mlgym_mcp.serving.host import LOOPBACK
-
         hosts, origins = list(LOOPBACK.allowed_hosts), list(LOOPBACK.allowed_origins)
         if not is_loopback(self.address):
             hosts, origins = [], []
@@ -95,8 +94,6 @@ class HttpOptions:
         """Return whose access tokens are taken, if anybody's."""
         if self.oauth_issuer is None or self.oauth_keys is None or self.public_url is None:
             return None
-        from mlgym_mcp.serving.auth import JwtVerifier, ResourceServer
-
         verifier = JwtVerifier(self.oauth_issuer, self.public_url, self.oauth_keys)
         return ResourceServer(verifier, self.oauth_issuer, self.public_url)
 
@@ -107,10 +104,6 @@ class HttpOptions:
             ValueError: a limit makes no sense.
             TaskError: there are no tasks.
         """
-        from mlgym_mcp.serving.host import Host
-        from mlgym_mcp.serving.limits import Limits
-        from mlgym_mcp.session.registry import SessionRegistry
-
         return Host(
             SessionRegistry(Catalog.default(), sandbox=sandbox, unsafe=unsafe, warm=self.warm),
             security=self.security(),
@@ -137,21 +130,8 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach an address. A name other than ``localhost`` may mean any."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 async def serve_many(options: HttpOptions, sandbox: str, unsafe: bool) -> None:
     """Host sessions that the control API makes, until told to stop. After SIGTERM the next server goes on with them."""
-    from mlgym_mcp.serving.auth import load_admin_token
-    from mlgym_mcp.serving.process import run_foreground
-
     admin = load_admin_token(options.admin_token_file)
     host = options.host(sandbox=sandbox, unsafe=unsafe, require_token=options.session_tokens, many=True)
     host.desk = host.desks
@@ -181,9 +161,6 @@ async def serve_one(
     unsafe: bool,
 ) -> None:
     """Serve one session of one task until it is told to stop."""
-    from mlgym_mcp.serving.auth import load_admin_token
-    from mlgym_mcp.serving.process import run_foreground
-
     admin = load_admin_token(options.admin_token_file)
     host = options.host(sandbox=sandbox, unsafe=unsafe, require_token=options.public, many=False)
 

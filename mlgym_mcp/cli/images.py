@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from mlgym_mcp.cli.output import JsonOption, console, plain_errors, print_json
-from mlgym_sandbox import environment, images
 
 app = typer.Typer(help="Build the images that Docker sandboxes are made from.", no_args_is_help=True)
 environments = typer.Typer(help="Prepare the Python environments of sandboxes.", no_args_is_help=True)
@@ -29,6 +28,8 @@ def build(
     ] = False,
 ) -> None:
     """Build an image for the docker backend, with a registry or without one."""
+    from mlgym_sandbox import images
+
     with plain_errors():
 
         def say(line: str) -> None:
@@ -43,6 +44,8 @@ def build(
 @app.command(name="list", epilog="Example: mlgym-mcp images list --json")
 def list_(as_json: JsonOption = False) -> None:
     """List the images of ours that the engine has."""
+    from mlgym_sandbox import images
+
     with plain_errors():
         found = anyio.run(images.installed)
     if as_json:
@@ -59,6 +62,8 @@ def prepare(
     name: Annotated[str, typer.Argument(help="light, torch, or data (for the generators of real data).")] = "light",
 ) -> None:
     """Prepare the Python environment that bubblewrap sandboxes and graders use (needs the package index)."""
+    from mlgym_sandbox import environment
+
     with plain_errors(), console.status(f"preparing the environment {name}") as status:
         made = anyio.run(environment.prepare, name, lambda line: status.update(escape(line[-100:])))
     console.print(f"{made.name}: {made.path}", highlight=False)
@@ -67,6 +72,8 @@ def prepare(
 @environments.command(name="list", epilog="Example: mlgym-mcp environments list --json")
 def environments_list(as_json: JsonOption = False) -> None:
     """List the prepared environments."""
+    from mlgym_sandbox import environment
+
     with plain_errors():
         found = {env.name: str(env.path) for env in environment.installed()}
     if as_json:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
@@ -16,8 +16,10 @@ from rich.table import Table
 from mlgym_mcp.catalog import Catalog, TaskError
 from mlgym_mcp.cli.output import JsonOption, console, errors, markdown_rows, number, plain_errors, print_json
 from mlgym_mcp.session.errors import SessionError
-from mlgym_mcp.session.proof import Finding, prove
 from mlgym_sandbox.errors import SandboxError
+
+if TYPE_CHECKING:
+    from mlgym_mcp.session.proof import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class _Run:
 
     async def one(self, name: str) -> Proof:
         """Prove one task; what stops the proof is a finding, too."""
+        from mlgym_mcp.session.proof import Finding, prove
+
         begin, findings = time.monotonic(), []
         try:
             async for finding in prove(

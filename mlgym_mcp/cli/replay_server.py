@@ -60,7 +60,8 @@ class ReplayServer:
             return
         from mlgym_mcp.serving.auth import AdminToken
         from mlgym_mcp.serving.host import Host
-        from mlgym_mcp.serving.process import allow_many_files, serve_http
+        from mlgym_mcp.serving.http_server import serve_http
+        from mlgym_mcp.serving.process import allow_many_files
         from mlgym_mcp.session.registry import SessionRegistry
 
         allow_many_files()

@@ -9,6 +9,7 @@ import anyio
 import typer
 
 from mlgym_mcp.cli.output import errors, plain_errors
+from mlgym_mcp.loading import loading
 
 EXAMPLES = (
     "Examples: 'mlgym-mcp serve fashion_mnist' in an MCP client's configuration; "
@@ -81,10 +82,11 @@ def serve(
         greeting = {"task": task, "preset": preset, "seed": seed, "sandbox": sandbox, "unsafe": unsafe, "key": key}
         raise typer.Exit(relay({**greeting, "budget": limits}))
     with plain_errors():
-        from mlgym_mcp.cli.http_server import HttpOptions, parse_address, serve_many, serve_one
-        from mlgym_mcp.serving.logs import set_up_logging
-        from mlgym_mcp.serving.process import loop_options
-        from mlgym_mcp.serving.traces import set_up_traces
+        with loading():
+            from mlgym_mcp.cli.http_server import HttpOptions, parse_address, serve_many, serve_one
+            from mlgym_mcp.serving.logs import set_up_logging
+            from mlgym_mcp.serving.process import loop_options
+            from mlgym_mcp.serving.traces import set_up_traces
 
         caps = {"sessions": max_sessions, "preparing": max_preparing, "rate": rate}
         options = HttpOptions(

@@ -18,8 +18,6 @@ from mlgym_mcp.catalog.trust import trusted
 from mlgym_mcp.cli.output import JsonOption, console, errors, number, plain_errors, print_json
 from mlgym_mcp.cli.proofs import check
 from mlgym_mcp.cli.task_table import markdown_table
-from mlgym_mcp.session.registry import SessionRegistry
-from mlgym_mcp.session.solutions import measure_baseline
 
 app = typer.Typer(help="List, show, prepare, measure, check and make tasks.", no_args_is_help=True)
 app.command(epilog="Examples: 'mlgym-mcp tasks check house_price'; 'mlgym-mcp tasks check --all --jobs 2'")(check)
@@ -132,6 +130,9 @@ def measure(task: TaskArgument, preset: PresetOption = "mini", sandbox: SandboxO
 
 
 def _measure(task: str, preset: str, sandbox: str) -> None:
+    from mlgym_mcp.session.registry import SessionRegistry
+    from mlgym_mcp.session.solutions import measure_baseline
+
     catalog = Catalog.default()
     found = catalog.get(task)
     metric = found.spec.primary_metric.name

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from mlgym_mcp.cli.output import FoldersArgument, console, errors, plain_errors
+from mlgym_mcp.serving.listening import is_loopback, listen
 from mlgym_sandbox.home import home
 
 EXAMPLES = """Examples:
@@ -39,8 +40,6 @@ def view(
     ] = None,
 ) -> None:
     """Show episodes and live sessions as a web page, until stopped. It reads what is on disk and changes nothing."""
-    from mlgym_mcp.cli.http_server import is_loopback
-
     with plain_errors():
         token = None if token_file is None else _token(token_file)
         if not is_loopback(host) and (token is None or not allow_host):
@@ -65,9 +64,7 @@ def _token(path: Path) -> str:
 async def _serve(roots: Sequence[Path], address: str, port: int, token: str | None, names: Sequence[str]) -> None:
     import uvicorn
 
-    from mlgym_mcp.cli.http_server import is_loopback
     from mlgym_mcp.records.plots import MissingExtraError
-    from mlgym_mcp.serving.process import listen
     from mlgym_mcp.web.guard import LOOPBACK
     from mlgym_mcp.web.shelf import Shelf
 

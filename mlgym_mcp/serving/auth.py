@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio.to_thread
-import jwt
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
@@ -166,6 +165,8 @@ class JwtVerifier:
     """
 
     def __init__(self, issuer: str, audience: str, keys_url: str) -> None:
+        import jwt  # and, with it, cryptography: for those who have an authorization server
+
         self._issuer = issuer
         self._audience = audience
         self._keys = jwt.PyJWKClient(keys_url, cache_keys=True, lifespan=600, timeout=5)
@@ -176,6 +177,8 @@ class JwtVerifier:
         return await anyio.to_thread.run_sync(self._verify, token, limiter=self._limiter)
 
     def _verify(self, token: str) -> AccessToken | None:
+        import jwt
+
         try:
             claims = jwt.decode(
                 token,

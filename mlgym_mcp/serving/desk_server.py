@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, Any
 
 from mcp.server import MCPServer
@@ -15,6 +16,7 @@ from mcp.server.mcpserver import Extension
 from mcp.server.mcpserver.exceptions import ResourceError
 from mcp.server.mcpserver.prompts import Prompt
 from mcp.server.mcpserver.resources import FunctionResource
+from mcp.server.mcpserver.tools import Tool
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolRequestParams, CallToolResult, TextContent
 from pydantic import Field
@@ -47,12 +49,15 @@ _SESSION_ID = inspect.Parameter(
         str, Field(max_length=100, description="Which session, as start_task told it; default: the newest one.")
     ],
 )
-_TOOLS = [
-    *(build(spec, spec.function) for spec in DESK_TOOLS),
-    *(build(spec, spec.run, [_SESSION_ID]) for spec in TOOLS),
-]
 _OWN = {spec.name: spec for spec in DESK_TOOLS}
 _KNOWN = ", ".join([*_OWN, *BY_NAME])
+
+
+@cache
+def _tools() -> list[Tool]:
+    """Return the tools that all desks share. Made by the first desk: most servers never have one."""
+    own = [build(spec, spec.function) for spec in DESK_TOOLS]
+    return [*own, *(build(spec, spec.run, [_SESSION_ID]) for spec in TOOLS)]
 
 
 class DeskExtension(Extension):
@@ -113,7 +118,7 @@ def make_desk_server(desk: Desk) -> MCPServer[Desk]:
         title="MLGym",
         instructions=_INSTRUCTIONS,
         version=__version__,
-        tools=_TOOLS,
+        tools=_tools(),
         extensions=[DeskExtension(desk), TasksExtension(desk.long_call), APPS],
         lifespan=lifespan,
         log_level="WARNING",

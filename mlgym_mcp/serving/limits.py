@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import math
 import time
@@ -10,13 +9,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from starlette.types import Message, Receive
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlgym_mcp.session.errors import RefusedError
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +194,11 @@ def impatient(head_s: float) -> type[asyncio.Protocol]:
 
     uvicorn itself waits for the rest of a request's head for ever, and takes one without an end.
     """
-    base: Any = H11Protocol
+    base: Any
     if importlib.util.find_spec("httptools") is not None:
         base = _trimming(importlib.import_module("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol)
+    else:
+        base = importlib.import_module("uvicorn.protocols.http.h11_impl").H11Protocol
 
     class Impatient(base):  # type: ignore[misc]
         """Closes the connection when a request's head does not arrive in time, or is too long."""

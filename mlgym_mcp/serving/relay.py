@@ -73,7 +73,7 @@ def connect_to_host(*, start: bool = True) -> socket.socket:
             return connection
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mlgym_mcp.serving.process"],
+                [sys.executable, "-m", "mlgym_mcp.serving"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

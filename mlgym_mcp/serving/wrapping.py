@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError, create_model
 
 from mlgym_mcp.api import ScoreView
 from mlgym_mcp.serving.apps import tool_meta
@@ -25,6 +26,12 @@ _SHOWN = 10
 """Of so many wrong arguments the agent is told."""
 
 
+class _Arguments(ArgModelBase):
+    """What a tool takes, and nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class TaskTool(Tool):
     """A tool whose wrong arguments are answered with what was expected."""
 
@@ -35,10 +42,12 @@ class TaskTool(Tool):
             ToolError: an argument is unknown, missing or of the wrong type; the message says which and what fits.
         """
         try:
-            self.fn_metadata.validate_arguments(arguments)
-        except ValidationError as exc:
-            raise ToolError(wrong_arguments(self, exc)) from exc
-        return await super().run(arguments, context, convert_result)
+            return await super().run(arguments, context, convert_result)
+        except ToolError as exc:
+            # Whatever else a tool may raise comes as a subclass, or with an error of its own as the cause.
+            if type(exc) is ToolError and isinstance(exc.__cause__, ValidationError):
+                raise ToolError(wrong_arguments(self, exc.__cause__)) from exc.__cause__
+            raise
 
 
 def wrong_arguments(tool: Tool, error: ValidationError) -> str:
@@ -125,19 +134,18 @@ def build(spec: ToolSpec, run: Callable[..., Awaitable[Reply]], more: Sequence[i
             return failed(spec, exc)
         return to_result(reply)
 
-    signature = inspect.signature(function, eval_str=True)
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(signature.parameters.values())[1:]]
-    parameters += more
-    parameters.append(inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=ToolContext))
-    returns: Any = CallToolResult if spec.result is None else Annotated[CallToolResult, spec.result]
-    call.__name__ = spec.name
-    call.__doc__ = inspect.getdoc(function)
-    call.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": returns}
-    call.__signature__ = signature.replace(parameters=parameters, return_annotation=returns)  # type: ignore[attr-defined]
-    tool = TaskTool.from_function(
-        call,
+    parameters = [*list(inspect.signature(function, eval_str=True).parameters.values())[1:], *more]
+    fields: Any = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters}
+    arguments_model = create_model(f"{spec.name}Arguments", __base__=_Arguments, **fields)
+    # Not Tool.from_function: it would build the model and its schema a first time, without its being strict.
+    return TaskTool(
+        fn=call,
         name=spec.name,
         title=spec.title,
+        description=inspect.getdoc(function) or "",
+        parameters=_plain(arguments_model.model_json_schema(by_alias=True)),
+        fn_metadata=FuncMetadata(arg_model=arguments_model, output_model=spec.result),
+        is_async=True,
         context_kwarg="ctx",
         annotations=ToolAnnotations(
             title=spec.title,
@@ -147,13 +155,7 @@ def build(spec: ToolSpec, run: Callable[..., Awaitable[Reply]], more: Sequence[i
             open_world_hint=False,
         ),
         meta={"anthropic/alwaysLoad": True, **tool_meta(spec.name)},
-        structured_output=None if spec.result is not None else False,
     )
-    model = tool.fn_metadata.arg_model
-    model.model_config["extra"] = "forbid"
-    model.model_rebuild(force=True)
-    tool.parameters = _plain(model.model_json_schema(by_alias=True))
-    return tool
 
 
 def _plain(schema: Any) -> Any:

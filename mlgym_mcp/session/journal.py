@@ -43,8 +43,11 @@ class Event:
         return self.fields.get(key, default)
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=str)
+
+
 def _encode(event: dict[str, Any], previous: int) -> tuple[bytes, int]:
-    body = json.dumps(event, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=str)
+    body = _JSON.encode(event)
     checksum = zlib.crc32(body.encode(), previous)
     return f'{body[:-1]},"sum":"{checksum:08x}"}}\n'.encode(), checksum
 
@@ -76,6 +79,8 @@ class Journal:
                 if whole < self.path.stat().st_size:  # a line torn by a crash was never acknowledged
                     os.truncate(self.path, whole)
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.size = os.fstat(self._fd).st_size
+            """Bytes written so far."""
         except OSError as exc:
             raise JournalError(f"the journal {self.path} cannot be opened: {exc.strerror}") from exc
 
@@ -83,11 +88,6 @@ class Journal:
     def next_seq(self) -> int:
         """The sequence number that the next event gets."""
         return self._seq
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return os.fstat(self._fd).st_size
 
     def append(self, type: str, /, **fields: Any) -> Event:  # noqa: A002 - the field's name on disk
         """Write one event and return it.
@@ -97,7 +97,6 @@ class Journal:
         """
         event: dict[str, Any] = {"seq": self._seq, "t": round(time.time(), 6), "type": type, **fields}
         line, checksum = _encode(event, self._sum)
-        before = os.fstat(self._fd).st_size
         try:
             written = os.write(self._fd, line)
             if written != len(line):
@@ -105,10 +104,11 @@ class Journal:
         except OSError as exc:
             # A half-written line would hide all later ones from a reader.
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, before)
+                os.ftruncate(self._fd, self.size)
             raise JournalError(f"the journal cannot be written: {exc.strerror}; free disk space") from exc
         self._seq += 1
         self._sum = checksum
+        self.size += len(line)
         self.last_t = event["t"]
         written_event = Event(event["seq"], event["t"], type, fields)
         for watcher in list(self.watchers):

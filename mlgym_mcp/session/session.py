@@ -20,7 +20,7 @@ from mlgym_mcp.catalog.measured import baseline
 from mlgym_mcp.session.budget import Budget, Meter
 from mlgym_mcp.session.calls import Calls
 from mlgym_mcp.session.checkpoints import Checkpoints
-from mlgym_mcp.session.ending import End, Outcome
+from mlgym_mcp.session.ending import End, Outcome, with_what_was_left
 from mlgym_mcp.session.episode import Episode
 from mlgym_mcp.session.errors import EpisodeOverError, InfrastructureError, RefusedError
 from mlgym_mcp.session.journal import JournalError
@@ -331,23 +331,10 @@ class Session:
         self.episode.journal.append("adopted", server=__version__, away_s=away_s, unanswered=past.unanswered)
 
     async def _finish(self) -> None:
-        """After the end was decided: grade what is there if the agent never submitted and the task allows it."""
-        over = self.over
-        assert over is not None
-        if over.outcome in ("budget_exhausted", "abandoned") and self._sandbox is not None and self.calls.made:
-            try:
-                with anyio.fail_after(2 * self.scoring.timeout_s + _CLOSE_S):
-                    await self.checkpoints.settled()
-                    score = await self.scoring.autosubmit()
-            except (InfrastructureError, TimeoutError) as exc:
-                failed = str(exc) or "grading took too long"
-                self.over = End("infrastructure_error", f"{over.reason}; what was left was not graded: {failed}")
-                return
-            if score is not None and score.valid:
-                how = "the work was submitted" if score.kind == "submit" else "the workspace was submitted as it stood"
-                self.over = End("scored", f"{over.reason}; {how}", score)
-            elif score is not None and score.code != "missing":
-                self.over = End("invalid_submission", f"{over.reason}; what was left is not valid: {score.reason}")
+        """After the end was decided: let what the agent left count, if it never submitted."""
+        assert self.over is not None
+        if self.over.outcome in ("budget_exhausted", "abandoned") and self._sandbox is not None and self.calls.made:
+            self.over = await with_what_was_left(self, self.over)
 
     async def _close(self) -> None:
         if self.over is None:

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 import anyio.to_thread
 
 from mlgym_sandbox.channel import CHUNK, REPLY_TIMEOUT_S
+from mlgym_sandbox.files import TAR_TIMEOUT_S
 from mlgym_sandbox.frames import PAYLOAD_LIMIT
-from mlgym_sandbox.sandbox import TAR_TIMEOUT_S, Sandbox
+from mlgym_sandbox.sandbox import Sandbox
 from mlgym_sandbox.trees import Survey, trusted
 
 

@@ -52,6 +52,15 @@ def test_the_fleet_makes_all_its_calls_without_an_error(tmp_path: Path) -> None:
     assert row["sandbox_s"] > 0
 
 
+def test_starts_of_commands_and_servers_are_timed(tmp_path: Path) -> None:
+    bench("starts.py", "--rounds", "1", "--json", str(tmp_path / "figures"))
+    found = figures(tmp_path / "figures")
+    assert len(found) == 7
+    nothing, *others = (each["cpu_s"][0] for each in found.values())
+    assert all(cpu_s > nothing for cpu_s in others)
+    assert all(each["wall_s"][0] > 0 for each in found.values())
+
+
 def test_session_starts_are_timed_cold_and_warm(tmp_path: Path) -> None:
     bench("session_start.py", "--rounds", "1", "--warm", "1", "--json", str(tmp_path / "figures"))
     found = figures(tmp_path / "figures")

@@ -16,13 +16,10 @@ from typing import Any
 import anyio
 
 from mlgym_mcp.catalog import Catalog
-from mlgym_mcp.serving import app
 from mlgym_mcp.serving.host import Host
+from mlgym_mcp.serving.http_server import run_foreground
 from mlgym_mcp.serving.logs import set_up_logging
-from mlgym_mcp.serving.process import run_foreground
 from mlgym_mcp.session.registry import SessionRegistry
-
-assert app, "the server imports it when it starts"
 
 
 async def serve(port: int, backend: str, wait_s: float) -> None:

@@ -178,6 +178,6 @@ def test_every_command_has_help(command: list[str]) -> None:
 
 
 def test_the_background_host_ends_by_itself_when_it_has_nothing_to_do(own_home: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "mlgym_mcp.serving.process", "--idle", "0.2"], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-m", "mlgym_mcp.serving", "--idle", "0.2"], timeout=60, check=False)
     assert done.returncode == 0
     assert not (own_home / "run" / "host.sock").exists()

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mlgym_mcp.serving.process import listen
+from mlgym_mcp.serving.listening import listen
 from mlgym_mcp.session.owning import owned_tasks
 
 

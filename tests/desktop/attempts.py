@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from mlgym_mcp.catalog import Catalog
 from mlgym_mcp.serving.host import Host
-from mlgym_mcp.serving.process import serve_http
+from mlgym_mcp.serving.http_server import serve_http
 from mlgym_mcp.serving.relay import socket_path
 from mlgym_mcp.session.journal import Event
 from mlgym_mcp.session.owning import owned_tasks

@@ -18,7 +18,7 @@ from mcp import Client, StdioServerParameters
 
 from mlgym_mcp.catalog import Catalog
 from mlgym_mcp.serving.host import Host
-from mlgym_mcp.serving.process import serve_http
+from mlgym_mcp.serving.http_server import serve_http
 from mlgym_mcp.serving.relay import ask_host
 from mlgym_mcp.session.registry import SessionRegistry
 from mlgym_mcp.session.session import Session

@@ -13,7 +13,8 @@ import httpx
 import pytest
 import uvicorn
 
-from mlgym_mcp.serving.process import HttpServer, listen
+from mlgym_mcp.serving.http_server import HttpServer
+from mlgym_mcp.serving.listening import listen
 from mlgym_mcp.session.journal import FILE_NAME, Journal
 from mlgym_mcp.web.app import make_app
 from mlgym_mcp.web.following import follow

@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from mlgym_mcp import __version__
 from mlgym_mcp.records.exports.files import written
 from mlgym_mcp.records.exports.trajectory import Call, Mark, Said, Trajectory, Turn
@@ -184,6 +182,8 @@ def send_otel(trajectories: Iterable[Trajectory], endpoint: str, headers: Mappin
     Raises:
         OSError: it does not take them; the message says why.
     """
+    import httpx
+
     url = endpoint.rstrip("/")
     url = url if url.endswith("/v1/traces") else f"{url}/v1/traces"
     sent = 0
