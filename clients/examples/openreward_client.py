@@ -39,6 +39,9 @@ def main(url: str, wanted: str, calls: list[Any]) -> None:
             print(f"{tool}: {output.blocks[0].text}")
             if finished:
                 break
+        if not finished and session.is_assistant_message_final():  # the model has said its last word
+            output = session.call_terminal_tool()
+            total, steps, finished = total + (output.reward or 0.0), steps + 1, output.finished
         print(f"{steps} steps of {len(tools)} tools, reward {total:.2f}, done {finished}")
     client.environments.close()
 

@@ -17,8 +17,8 @@ from mlgym_mcp.catalog import Catalog, Task, TaskError
 from mlgym_mcp.catalog.measured import baseline
 from mlgym_mcp.catalog.prepared import state as data_state
 from mlgym_mcp.serving.creation import CREATION_ERRORS
-from mlgym_mcp.serving.long_call import LongCall
 from mlgym_mcp.serving.long_calls import LOST_S
+from mlgym_mcp.serving.tasks_extension import HandedOut
 from mlgym_mcp.session.calls import CallSpec
 from mlgym_mcp.session.errors import MisuseError
 from mlgym_mcp.session.session import Session
@@ -121,12 +121,12 @@ class Desk:
         """Return how a session is called here: short enough for a model to copy, and no key to its endpoint."""
         return session.id[:_NAME]
 
-    def long_call(self, task_id: str) -> LongCall | None:
+    def handed_out(self, task_id: str) -> HandedOut | None:
         """Return the call of one of the sessions that was handed out as a task under this id."""
         for session in self.sessions():
             endpoint = self._host.endpoint(session.id)
             if endpoint is not None and (found := endpoint.calls.task(task_id)) is not None:
-                return found
+                return HandedOut(found, session, self.name(session))
         return None
 
     async def start(

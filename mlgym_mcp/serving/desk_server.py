@@ -119,7 +119,7 @@ def make_desk_server(desk: Desk) -> MCPServer[Desk]:
         instructions=_INSTRUCTIONS,
         version=__version__,
         tools=_tools(),
-        extensions=[DeskExtension(desk), TasksExtension(desk.long_call), APPS],
+        extensions=[DeskExtension(desk), TasksExtension(desk.handed_out), APPS],
         lifespan=lifespan,
         log_level="WARNING",
     )

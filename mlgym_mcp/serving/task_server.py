@@ -18,7 +18,7 @@ from mlgym_mcp import __version__
 from mlgym_mcp.serving.apps import APPS, keep_from_others, with_facts
 from mlgym_mcp.serving.long_calls import LongCalls
 from mlgym_mcp.serving.resources import CONTENTS
-from mlgym_mcp.serving.tasks_extension import TasksExtension, handle, takes_tasks
+from mlgym_mcp.serving.tasks_extension import HandedOut, TasksExtension, handle, takes_tasks
 from mlgym_mcp.serving.wrapping import KNOWN, MCP_TOOLS, unknown_tool
 from mlgym_mcp.session.session import Session
 from mlgym_mcp.tools.toolbox import BY_NAME
@@ -57,6 +57,9 @@ def make_server(calls: LongCalls) -> MCPServer[Session]:
     async def lifespan(_: MCPServer[Session]) -> AsyncIterator[Session]:
         yield session
 
+    def task(task_id: str) -> HandedOut | None:
+        return None if (call := calls.task(task_id)) is None else HandedOut(call, session)
+
     server: MCPServer[Session] = MCPServer(
         "mlgym",
         title=f"MLGym: {session.task.spec.task.title}",
@@ -64,7 +67,7 @@ def make_server(calls: LongCalls) -> MCPServer[Session]:
         version=__version__,
         tools=MCP_TOOLS,
         resources=_resources(session),
-        extensions=[EpisodeExtension(calls), TasksExtension(calls.task), APPS],
+        extensions=[EpisodeExtension(calls), TasksExtension(task), APPS],
         lifespan=lifespan,
         log_level="WARNING",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp import MCPError
 from mcp.server.context import HandlerResult, ServerRequestContext
@@ -16,8 +16,10 @@ from mcp.server.mcpserver import Extension, MethodBinding, require_client_extens
 from mcp.types import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_PARAMS, RequestParams
 from pydantic import BaseModel, Field
 
+from mlgym_mcp.serving.apps import with_facts
 from mlgym_mcp.serving.long_call import LongCall
 from mlgym_mcp.serving.long_calls import KEPT_S
+from mlgym_mcp.session.session import Session
 
 TASKS = "io.modelcontextprotocol/tasks"
 _ERAS = frozenset({"2026-07-28"})
@@ -42,16 +44,30 @@ def handle(call: LongCall) -> dict[str, Any]:
     return {"resultType": "task", **_facts(call)}
 
 
+class HandedOut(NamedTuple):
+    """A call that was handed out as a task.
+
+    Attributes:
+        call: the call.
+        session: in which it is made.
+        session_id: how the session is called where there is more than one.
+    """
+
+    call: LongCall
+    session: Session
+    session_id: str = ""
+
+
 class TasksExtension(Extension):
     """Answers for tasks.
 
     Args:
-        find: returns the call that was handed out under an id, among those that this server's clients may see.
+        find: returns what was handed out under an id, among what this server's clients may see.
     """
 
     identifier = TASKS
 
-    def __init__(self, find: Callable[[str], LongCall | None]) -> None:
+    def __init__(self, find: Callable[[str], HandedOut | None]) -> None:
         self._find = find
 
     def methods(self) -> Sequence[MethodBinding]:
@@ -63,10 +79,11 @@ class TasksExtension(Extension):
         ]
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
-        call = self._task(ctx, params)
+        call, session, session_id = self._task(ctx, params)
         state = {"resultType": "complete", **_facts(call)}
         if call.state == "completed":
-            state["result"] = {"resultType": "complete", **_dumped(call.result)}
+            result = await with_facts(call.result, call.name, ctx, session, session_id)
+            state["result"] = {"resultType": "complete", **_dumped(result)}
         elif call.state == "failed":
             state["error"] = _error(call.failure)
         return state
@@ -78,19 +95,19 @@ class TasksExtension(Extension):
 
     async def _cancel(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:
         """End the wait. The command or grading goes on: ``job_stop`` stops a job."""
-        self._task(ctx, params).cancel()
+        self._task(ctx, params).call.cancel()
         return {"resultType": "complete"}
 
-    def _task(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> LongCall:
+    def _task(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandedOut:
         require_client_extension(ctx, TASKS)
         headers = getattr(ctx.request, "headers", None) or {}
         if (named := headers.get("mcp-name")) is not None and named != params.task_id:
             raise MCPError(code=HEADER_MISMATCH, message="the Mcp-Name header names another task than taskId")
-        call = self._find(params.task_id)
-        if call is None:
+        found = self._find(params.task_id)
+        if found is None:
             text = "There is no such task, or it ended long ago; job_list shows what is still running."
             raise MCPError(code=INVALID_PARAMS, message=text, data={"taskId": params.task_id})
-        return call
+        return found
 
 
 def _facts(call: LongCall) -> dict[str, Any]:

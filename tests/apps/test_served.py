@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 from mcp.client.extension import advertise
@@ -20,9 +21,11 @@ from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mlgym_mcp.serving.apps import FACTS, PAGE, PointView, ScoreFacts, facts_of, page
 from mlgym_mcp.session.journal import FILE_NAME, read_journal
 from tests.apps.conftest import coarser, on_the_wire, rendering
+from tests.attacks.conftest import GATED_GRADER
 from tests.serving.conftest import episode_folder, running_host, text_of
 from tests.serving.test_desk import at, desk_host
-from tests.toy import CSV
+from tests.serving.test_long_calls import TasksClient, begin, state_of
+from tests.toy import CSV, GRADER, make_toy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_home")]
 ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -142,6 +145,43 @@ async def test_at_a_desk_the_facts_name_the_session_they_are_of(backend: str) ->
         async with Client(at(host)) as other:
             assert PAGE not in {each.uri for each in (await other.list_resources()).resources}
             assert FACTS not in ((await other.call_tool("status", {})).meta or {})
+
+
+@pytest.mark.parametrize("where", ["session", "desk"])
+async def test_the_result_of_a_task_has_the_facts_for_who_shows_pages_and_for_nobody_else(
+    where: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "gate"
+    place.mkdir()
+    grader = GATED_GRADER.format(place=str(place), grader=GRADER)
+    monkeypatch.setenv("MLGYM_TASKS", str(make_toy(tmp_path / "gated", grader=grader)))
+    shows = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
+    async with desk_host(backend) as host:
+        session = None if where == "desk" else await host.create("toy")
+        url = at(host) if session is None else host.mcp_url(session)
+        async with (
+            Client(url, extensions=[TasksClient(), shows]) as client,
+            Client(url, extensions=[TasksClient()]) as plain,
+        ):
+            name = ""
+            if session is None:
+                name = (await client.call_tool("start_task", {"task": "toy"})).structured_content["session_id"]
+            await text_of(client, "write_file", path="submission.csv", content=CSV)
+            for number, tool in enumerate(("validate", "submit"), 1):
+                handle = await begin(client, tool)
+                assert (await state_of(client, handle.task_id)).result is None
+                (place / "go").touch()
+                with anyio.fail_after(30):
+                    while (state := await state_of(client, handle.task_id)).status == "working":
+                        await anyio.sleep(0.02)
+                result = state.result or {}
+                told = ScoreFacts.model_validate(result["_meta"].pop(FACTS))
+                assert (told.session_id, told.points[-1].kind, len(told.points)) == (name, tool, number)
+                assert told.points[-1].score == result["structuredContent"]["score"]
+                other = (await state_of(plain, handle.task_id)).result or {}
+                assert not {key for key in other.pop("_meta", {}) if key.startswith("dev.mlgym")}
+                assert other == {key: value for key, value in result.items() if key != "_meta"}
+                (place / "go").unlink()
 
 
 async def test_a_long_history_is_cut_and_a_damaged_one_left_out(backend: str) -> None:

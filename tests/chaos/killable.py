@@ -58,9 +58,9 @@ def zygote() -> subprocess.Popen[bytes]:
 class Killable:
     """One address at which a server comes and goes."""
 
-    def __init__(self, home: Path, backend: str, *, wait_s: float = 45.0) -> None:
+    def __init__(self, home: Path, backend: str, *, wait_s: float = 45.0, port: int | None = None) -> None:
         self.home = home
-        self.port = free_port()
+        self.port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
         self.pid = 0
         self.lives = 0

@@ -25,6 +25,7 @@ from mlgym_mcp.session.registry import SessionRegistry
 async def serve(port: int, backend: str, wait_s: float) -> None:
     registry = SessionRegistry(Catalog.default(), sandbox=backend, unsafe=backend == "process", wait_s=wait_s)
     host = Host(registry, require_token=True, on_sigterm="detach")
+    host.desk = host.desks
 
     async def ready(_: str) -> None:
         os.write(1, b"ready\n")

@@ -211,6 +211,7 @@ async def test_a_real_tasks_solutions_are_played_through_mcp_to_their_scores(
             session = await host.create("battle_of_sexes")
             result = await play_session(make_agent(kind), host.mcp_url(session))
             assert result.stop == "submitted", result.detail
+            await session.wait_ended()  # the end, which has the score, is written after the answer
             scores[kind] = summarize(episode_folder(session)).value
     assert scores == {  # as its task.toml says
         "baseline": pytest.approx(0.822, abs=0.08),

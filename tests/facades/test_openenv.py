@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from mlgym_clients.facades.__main__ import main
-from tests.facades.conftest import TOKEN, Toys, facade, none_are_left, written
+from tests.chaos.killable import ADMIN, Killable
+from tests.facades.conftest import TALE, TOKEN, Toys, facade, none_are_left, played_once, until_begun, written
 from tests.frameworks import matrix
 from tests.frameworks.environments import python_of
 from tests.frameworks.playing import EXAMPLES
@@ -27,7 +29,7 @@ from tests.toy import CSV
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("get_task", {}),
     ("write_file", {"path": "submission.csv", "content": CSV}),
-    ("shell", {"command": "wc -l < submission.csv"}),
+    ("shell", TALE),
     ("validate", {}),
     ("submit", {}),
     ("status", {}),
@@ -35,30 +37,45 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 WRITE = {"type": "call_tool", "tool_name": "write_file", "arguments": CALLS[1][1]}
 
 
-def test_openenvs_own_client_plays_an_episode(toys: Toys, tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_openenvs_own_client_plays_an_episode_under_which_the_server_dies(
+    mortal: Killable, tmp_path: Path
+) -> None:
     (tmp_path / "gradio.py").write_text(
         "raise ModuleNotFoundError('takes seconds, and is for servers', name='gradio')\n"
     )
-    where = {"MLGYM_SERVER": toys.address.url, "MLGYM_ADMIN_TOKEN": toys.address.token}
-    variables = toys.variables | where | {"MLGYM_FACADE_TOKEN": TOKEN}
+    await mortal.start()
+    where = {"MLGYM_SERVER": mortal.url, "MLGYM_ADMIN_TOKEN": ADMIN, "MLGYM_FACADE_TOKEN": TOKEN}
+    variables = {**os.environ, **where}
     command = [sys.executable, "-m", "mlgym_clients.facades", "openenv", "--listen", "127.0.0.1:0"]
+    python = await anyio.to_thread.run_sync(python_of, "openenv_client")
+    told: list[subprocess.CompletedProcess[bytes]] = []
+
+    async def play(url: str) -> None:
+        command = [str(python), str(EXAMPLES / "openenv_client.py"), url, "toy", written(tmp_path, CALLS)]
+        with anyio.fail_after(100):
+            told.append(await anyio.run_process(command, check=False, env=variables | {"PYTHONPATH": str(tmp_path)}))
+
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as served:
         try:
             assert served.stdout is not None
-            url = served.stdout.readline().strip()
-            command = [str(python_of("openenv_client")), str(EXAMPLES / "openenv_client.py"), url, "toy"]
-            command.append(written(tmp_path, CALLS))
-            client = variables | {"PYTHONPATH": str(tmp_path)}
-            played = subprocess.run(command, env=client, capture_output=True, text=True, timeout=100, check=False)
+            url = (await anyio.to_thread.run_sync(served.stdout.readline)).strip()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(play, url)
+                await until_begun(mortal, 1)
+                mortal.kill()
+                await mortal.start()
         finally:
             served.terminate()
         assert served.wait(60) == 0
-    assert played.returncode == 0, played.stderr[-4000:]
-    lines = played.stdout.splitlines()
+    (played,) = told
+    assert played.returncode == 0, played.stderr.decode()[-4000:]
+    lines = played.stdout.decode().splitlines()
     assert lines[0] == "get_task: # Odd or even"
-    assert "shell: 41" in lines
-    assert any(line.startswith("submit: Submitted. Test score: accuracy 1") for line in lines), played.stdout
+    assert "shell: told by 1" in lines
+    assert any(line.startswith("submit: Submitted. Test score: accuracy 1") for line in lines), lines
     assert lines[-1] == "5 steps of 16 tools, reward 1.00, done True", "validated at the best, and submitted the same"
+    played_once(mortal, 1)
     matrix.record("OpenEnv (facade)", "HTTP", "OpenEnv", "scored: 5 steps", version="0.10.0")
 
 

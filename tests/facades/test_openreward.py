@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import anyio
 import httpx
 import pytest
 
-from tests.facades.conftest import TOKEN, Toys, facade, none_are_left, written
+from tests.chaos.killable import Killable
+from tests.facades.conftest import TOKEN, Toys, facade, none_are_left, played_once, toys_of, until_begun, written
 from tests.facades.test_openenv import CALLS
 from tests.frameworks import matrix
 from tests.frameworks.environments import python_of
@@ -21,20 +23,34 @@ TOY = {"task": "toy", "preset": "mini"}
 
 
 @pytest.mark.anyio
-async def test_the_standards_own_client_plays_an_episode(toys: Toys, tmp_path: Path) -> None:
+async def test_the_standards_own_client_plays_an_episode_under_which_the_server_dies(
+    mortal: Killable, tmp_path: Path
+) -> None:
     python = await anyio.to_thread.run_sync(python_of, "openreward_client")
-    async with facade("openreward", toys, token=TOKEN) as url:
-        command = [str(python), str(EXAMPLES / "openreward_client.py"), url, "toy", written(tmp_path, CALLS)]
+    await mortal.start()
+    told: list[subprocess.CompletedProcess[bytes]] = []
+
+    async def play(url: str) -> None:
+        calls = [call for call in CALLS if call[0] != "submit"][:4]  # the terminal tool ends what was not submitted
+        command = [str(python), str(EXAMPLES / "openreward_client.py"), url, "toy", written(tmp_path, calls)]
+        variables = {**os.environ, "MLGYM_FACADE_TOKEN": TOKEN}
         with anyio.fail_after(100):
-            played = await anyio.run_process(
-                command, check=False, env={**os.environ, "MLGYM_FACADE_TOKEN": TOKEN}, cwd=tmp_path
-            )
+            told.append(await anyio.run_process(command, check=False, env=variables, cwd=tmp_path))
+
+    async with facade("openreward", toys_of(mortal), token=TOKEN) as url:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(play, url)
+            await until_begun(mortal, 1)
+            mortal.kill()
+            await mortal.start()
+        (played,) = told
         assert played.returncode == 0, played.stderr.decode()[-4000:]
-        await none_are_left(toys)
+        await none_are_left(toys_of(mortal))
     lines = played.stdout.decode().splitlines()
     assert lines[0] == "get_task: # Odd or even"
-    assert "shell: 41" in lines
+    assert "shell: told by 1" in lines
     assert lines[-1] == "5 steps of 16 tools, reward 1.00, done True"
+    played_once(mortal, 1)
     matrix.record("Open Reward Standard (facade)", "HTTP", "ORS", "scored: 5 steps", version="0.1.167")
 
 
@@ -141,6 +157,30 @@ async def test_nonsense_is_refused_with_a_reason(toys: Toys) -> None:
         assert misuse["output"]["metadata"]["is_error"]
         assert (await client.call(name="submit", input={}))[1]["output"]["finished"] is False, "there is nothing yet"
     assert await toys.sessions() == []
+
+
+@pytest.mark.anyio
+async def test_a_harness_ends_an_episode_without_a_submission_and_is_paid_for_what_is_there(toys: Toys) -> None:
+    async with facade("openreward", toys) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        for name, reward, outcome in (("right", 1.0, "scored"), ("empty", -1.0, "abandoned")):
+            client = Client(http, name)
+            await client.post("/create", task_spec=TOY)
+            listed = (await client.get("/mlgym/task_tools")).json()
+            last = listed["terminal_tool"]
+            assert last["arg"] is None
+            assert last["name"] not in {tool["name"] for tool in listed["tools"]}, "models do not see it"
+            if name == "right":
+                await client.call(name="write_file", input=CALLS[1][1])
+            output = (await client.call(name=last["name"], input={}))[1]["output"]
+            told = (output["finished"], output["reward"], output["metadata"]["outcome"])
+            assert told == (True, reward, outcome), output
+            assert output["blocks"][0]["text"].startswith(f"[The episode is over ({outcome})"), output
+            assert (await client.call(name=last["name"], input={}))[1]["reason"] == "episode_finished"
+        assert await toys.sessions() == []
+        group = {"candidates": [{"messages": [{"role": "assistant", "blocks": []}]}]}
+        assert (await client.post("/score_group", **group)).status_code == 404, "so clients know that there is none"
+        refused = await http.post("/create_session", json={"env": {"OPENAI_BASE_URL": "http://127.0.0.1:9"}})
+        assert (refused.status_code, "override" in refused.json()["detail"]) == (400, True)
 
 
 @pytest.mark.anyio

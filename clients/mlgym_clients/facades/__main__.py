@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reward", choices=sorted(REWARDS), default="score_change", help="what a step is worth")
     parser.add_argument("--max-episodes", type=int, default=64, metavar="N", help="at a time")
     parser.add_argument("--idle", type=float, default=900, metavar="SECONDS", help="then a client is taken for gone")
+    parser.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="so long its server may be away")
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -67,7 +68,8 @@ async def serve(options: argparse.Namespace, listening: socket.socket, token: st
     lease = await anyio.to_thread.run_sync(Lease, options.server, options.token_file)
     try:
         reward = reward_function(options.reward)
-        async with playing(lease.address, default, reward=reward, most=options.max_episodes) as episodes:
+        most, patience_s = options.max_episodes, options.patience
+        async with playing(lease.renewed, default, reward=reward, most=most, patience_s=patience_s) as episodes:
             async with _application(options.standard, episodes, options.idle) as app:
                 guarded = Guard(app, token, options.allow_host)
                 config = uvicorn.Config(guarded, log_level="warning", lifespan="off", ws_max_size=LARGEST_BYTES)
@@ -110,8 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--listen wants HOST:PORT, not {options.listen!r}")
     if (host not in LOOPBACK or options.allow_host) and not (token and options.allow_host):
         parser.error(f"clients of other machines need --allow-host NAME and a token in ${TOKEN}")
-    if options.max_episodes < 1 or options.idle <= 0:
-        parser.error("--max-episodes and --idle must be positive")
+    if options.max_episodes < 1 or options.idle <= 0 or options.patience < 0:
+        parser.error("--max-episodes and --idle must be positive, and --patience must not be negative")
     if options.standard == "openenv" and importlib.util.find_spec("websockets") is None:
         parser.error("OpenEnv's clients come by WebSocket: pip install 'mlgym-mcp[facades]'")
     try:

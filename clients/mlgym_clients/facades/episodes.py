@@ -20,6 +20,7 @@ from mlgym_clients.rl.live import EpisodeLostError, LiveEpisode, introduction
 from mlgym_clients.rl.rewards import Moment, Reward, score_change
 from mlgym_clients.rl.servers import Address
 from mlgym_clients.sweep.control import Control, ControlError
+from mlgym_clients.sweep.own_server import ServerStartError
 from mlgym_mcp.api import SessionRequest, TaskSummary
 
 _DESK_ONLY = frozenset({"list_tasks", "start_task", "list_sessions"})
@@ -105,11 +106,22 @@ class Episode:
         Raises:
             RefusedError: the episode is over, or its server is lost.
         """
+        return await self._step(lambda: self._live.step(tool, arguments, until_done=tool in _WAIT_FOR))
+
+    async def finish(self) -> Step:
+        """End it where it stands: what is in its workspace is graded, if the task allows that, and paid for.
+
+        Raises:
+            RefusedError: as ``call``.
+        """
+        return await self._step(self._live.finish)
+
+    async def _step(self, made: Callable[[], Moment]) -> Step:
         async with self._turn:
             if self.done:
                 raise RefusedError("the episode is over: begin another")
             try:
-                moment = await self._in_thread(lambda: self._live.step(tool, arguments, until_done=tool in _WAIT_FOR))
+                moment = await self._in_thread(made)
             except ServerLostError as exc:
                 self.done = True
                 self._live.drop()
@@ -149,14 +161,18 @@ class Episodes:
     """All episodes of a facade. Made by ``playing``.
 
     Args:
-        where: the server that they are played at.
+        where: tells the server at which the next one is played; may block.
         default: what is played where a client does not say.
         reward: what a step is worth.
         most: how many there may be at a time.
+        patience_s: how long the server may be away, each time.
     """
 
-    def __init__(self, where: Address, default: Mapping[str, Any], reward: Reward, most: int) -> None:
+    def __init__(
+        self, where: Callable[[], Address], default: Mapping[str, Any], reward: Reward, most: int, patience_s: float
+    ) -> None:
         self._where = where
+        self._patience_s = patience_s
         self._default = default
         self._reward = reward
         self.most = most
@@ -191,8 +207,8 @@ class Episodes:
             raise RefusedError(f"{self.most} episodes are played already: end one, or try again later", full=True)
         self._taken += 1
         try:
-            live = await anyio.to_thread.run_sync(LiveEpisode, self._where, wanted, limiter=self._threads)
-        except (ControlError, EpisodeLostError, ServerLostError) as exc:
+            live = await anyio.to_thread.run_sync(self._begun, wanted, limiter=self._threads)
+        except (ControlError, EpisodeLostError, ServerLostError, ServerStartError) as exc:
             self._taken -= 1
             raise RefusedError(str(exc)) from exc
         except BaseException:
@@ -201,6 +217,9 @@ class Episodes:
         episode = Episode(live, self._reward, self._threads)
         self._open.add(episode)
         return episode
+
+    def _begun(self, wanted: SessionRequest) -> LiveEpisode:
+        return LiveEpisode(self._where(), wanted, patience_s=self._patience_s)
 
     async def end(self, episode: Episode | None) -> None:
         """End an episode and give its room back."""
@@ -219,11 +238,13 @@ class Episodes:
             RefusedError: the server does not say.
         """
         if not self._tools:
+            async with self._controlled(self._patience_s) as (where, control):
+                await control.health()  # once it is there
             try:
-                async with connected(f"{self._where.url}/mcp", self._where.token) as desk:
+                async with connected(f"{where.url}/mcp", where.token) as desk:
                     listed = (await desk.list_tools()).tools
             except Exception as exc:  # whatever breaks here comes in groups
-                raise RefusedError(f"{self._where.url} does not list its tools") from exc
+                raise RefusedError(f"{where.url} does not list its tools") from exc
             self._tools = [_of_session(tool) for tool in listed if tool.name not in _DESK_ONLY]
         return self._tools
 
@@ -233,10 +254,16 @@ class Episodes:
         Raises:
             RefusedError: the server does not say.
         """
+        async with self._controlled(min(10.0, self._patience_s)) as (_, control):
+            return await control.tasks()
+
+    @asynccontextmanager
+    async def _controlled(self, patience_s: float) -> AsyncIterator[tuple[Address, Control]]:
         try:
-            async with Control(self._where.url, self._where.token, patience_s=10) as control:
-                return await control.tasks()
-        except (ControlError, ServerLostError) as exc:
+            where = await anyio.to_thread.run_sync(self._where, limiter=self._threads)
+            async with Control(where.url, where.token, patience_s=patience_s) as control:
+                yield where, control
+        except (ControlError, ServerLostError, ServerStartError) as exc:
             raise RefusedError(str(exc)) from exc
 
     async def end_all(self) -> None:
@@ -256,14 +283,15 @@ def _of_session(tool: Tool) -> Tool:
 
 @asynccontextmanager
 async def playing(
-    where: Address,
+    where: Callable[[], Address],
     default: Mapping[str, Any] | None = None,
     *,
     reward: Reward = score_change,
     most: int = 64,
+    patience_s: float = 60.0,
 ) -> AsyncIterator[Episodes]:
     """Have episodes played; at the end all are ended. See ``Episodes`` for the arguments."""
-    episodes = Episodes(where, default or {}, reward, most)
+    episodes = Episodes(where, default or {}, reward, most, patience_s)
     try:
         yield episodes
     finally:

@@ -86,11 +86,12 @@ class OpenEnv:
 
     async def run(self) -> None:
         """Close places that nobody uses any more, until cancelled."""
-        while True:
-            await anyio.sleep(self._idle_s / 4)
-            for name, place in list(self._places.items()):
-                if not place.attached and place.idle_s > self._idle_s:
-                    await self._close(name)
+        async with anyio.create_task_group() as closing:
+            while True:
+                await anyio.sleep(self._idle_s / 4)
+                for name, place in list(self._places.items()):
+                    if not place.attached and place.idle_s > self._idle_s:
+                        closing.start_soon(self._close, name)  # which may take as long as a grading
 
     # --- places
 

@@ -35,6 +35,9 @@ _KEPT = 32
 """Answers of a session that may be asked for again."""
 _SESSIONS = 4
 """So many sessions per episode there may be: those whose episode could not begin cost little."""
+_FINISH = "end_episode"
+"""The standard's terminal tool: no model sees it; a harness calls it when the model calls nothing any more."""
+_ABOUT_FINISH = "Ends the episode where it stands; what is in the workspace is graded, if the task allows that."
 _PIECE = 4096
 _LONGEST_ID = 200
 
@@ -114,11 +117,13 @@ class OpenReward:
             await anyio.sleep(min(5.0, self._idle_s / 4))
             for name, session in list(self._sessions.items()):
                 if session.idle_s > self._idle_s:
-                    await self._end(name)
+                    self._tasks.start_soon(self._end, name)  # which may take as long as a grading
 
     # --- sessions
 
     async def _create_session(self, request: Request) -> Response:
+        if (await body_of(request)).get("env"):
+            raise HTTPException(400, "there is nothing to override: a sandbox has its task's environment variables")
         return _stream(_events(("task_id", secrets.token_urlsafe(24)), ("end", "")))
 
     async def _create(self, request: Request) -> JSONResponse:
@@ -204,7 +209,7 @@ class OpenReward:
         return JSONResponse(
             {
                 "tools": listed,
-                "terminal_tool": None,
+                "terminal_tool": {"name": _FINISH, "arg": None, "description": _ABOUT_FINISH},
                 "supports_score_group": False,
                 "message_block_types": ["text", "image", "reasoning", "tool_call", "tool_result"],
             }
@@ -242,11 +247,13 @@ class OpenReward:
         self, session: Session, episode: Episode, call: Call, tool: str, arguments: Mapping[str, Any]
     ) -> None:
         try:
-            known = {each.name for each in await self._episodes.tools()}
+            known = {_FINISH, *(each.name for each in await self._episodes.tools())}
             if tool not in known:
                 found = {"ok": False, "error": f"Tool {tool[:100]!r} not found", "reason": "not_found"}
             elif episode.done:
                 found = {"ok": False, "error": "the episode is over", "reason": "episode_finished"}
+            elif tool == _FINISH:
+                found = _output(await episode.finish())
             else:
                 found = _output(await episode.call(tool, arguments))
             call.answer = json.dumps(found)

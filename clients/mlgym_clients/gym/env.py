@@ -47,7 +47,7 @@ class MLGymEnv(gymnasium.Env[str, Any]):
         until_done: whether a step waits until a command has ended, however long it takes; without, it is a job.
         on_loss: what a failure that is not the agent's does: ``"raise"`` raises ``ServerLostError`` or
             ``EpisodeLostError``; ``"truncate"`` truncates the episode, with ``info["lost"]``: vectors need that.
-        patience_s: how long a server may be away when a session is made or ended.
+        patience_s: how long a server may be away, each time: when it is there again, the episode goes on.
         max_length: characters of an observation; ``info["text"]`` has all.
         sandbox: ``docker`` or ``bubblewrap``; default: the server's.
         session_metadata: kept with the episodes.

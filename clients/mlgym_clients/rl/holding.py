@@ -17,7 +17,7 @@ class Holding:
         server: URL of a server; default: ``$MLGYM_SERVER``, else one of this process's own.
         token: its admin token, or the file that holds it; default: ``$MLGYM_ADMIN_TOKEN``.
         serve: arguments of ``mlgym-mcp serve`` for an own server.
-        patience_s: how long the server may be away when a session is made or ended.
+        patience_s: how long the server may be away, each time.
     """
 
     def __init__(
@@ -44,13 +44,17 @@ class Holding:
         self.end_episode()
         if self._lease is None:
             self._lease = Lease(*self._where)
-        self.episode = LiveEpisode(self._lease.address, wanted, patience_s=self._patience_s)
+        self.episode = LiveEpisode(self._lease.renewed(), wanted, patience_s=self._patience_s)
         return self.episode
 
     def end_episode(self) -> None:
-        """End the episode, if there is one, and wait until it has ended."""
+        """End the episode, if there is one, and wait until it has ended; not for a server that is gone."""
         episode, self.episode = self.episode, None
-        if episode is not None:
+        if episode is None:
+            return
+        if self._lease is not None and self._lease.gone:
+            episode.drop()
+        else:
             episode.end()
 
     def close(self) -> None:

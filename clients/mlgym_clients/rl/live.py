@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-import anyio
-
-from mlgym_clients.agents.calling import Caller, Result, ServerLostError
-from mlgym_clients.episode_player import connected
+from mlgym_clients.agents.calling import Result, ServerLostError
 from mlgym_clients.rl import portal, watching
+from mlgym_clients.rl.link import Link, OverError
 from mlgym_clients.rl.rewards import FLOOR, Ending, Moment, gain
 from mlgym_clients.rl.servers import Address
-from mlgym_clients.sweep.control import Control, ControlError
 from mlgym_mcp.api import ScoreView, SessionRequest, SessionView, StatusView, TaskView
 
-_LOOK_S = 0.05
+_Returned = TypeVar("_Returned")
 _INFRASTRUCTURE = "infrastructure_error"
 
 
@@ -28,10 +24,13 @@ class EpisodeLostError(Exception):
 class LiveEpisode:
     """A session that was made here, and is ended when this process is gone.
 
+    A server that dies and is started again at its address is waited for, and the episode goes on; what was called
+    when it died is asked for again, and not done twice.
+
     Args:
         where: the server.
         wanted: the session.
-        patience_s: how long the server may be away before it is given up.
+        patience_s: how long the server may be away, each time, before it is given up.
 
     Raises:
         ServerLostError: the server does not answer.
@@ -40,19 +39,25 @@ class LiveEpisode:
     """
 
     def __init__(self, where: Address, wanted: SessionRequest, *, patience_s: float = 60.0) -> None:
-        self._link = _Link(where, wanted, patience_s)
+        self._link = Link(where, wanted, patience_s)
         try:
             self.session: SessionView = self._link.started()
+        except OverError as exc:
+            raise EpisodeLostError(str(exc)) from exc
         except BaseException:
             self._link.drop()
             raise
         self._gain = 0.0
         self.ending: Ending | None = None
+        self._given_up = False
         try:
             self.status = portal.call(self._link.until_ready)
             if self.status.state == "over":
                 raise EpisodeLostError(self.status.detail)
             self.task = TaskView.model_validate(self._call("get_task", {}, until_done=False).structured)
+        except OverError as exc:
+            self.drop()
+            raise EpisodeLostError(str(exc)) from exc
         except BaseException:
             self.drop()
             raise
@@ -66,22 +71,32 @@ class LiveEpisode:
             until_done: wait until a command that outlives its call has ended, and until a grading has.
 
         Raises:
-            ServerLostError: the server does not answer.
+            ServerLostError: the server does not answer, and no other in its place.
         """
-        result = self._call(tool, arguments, until_done=until_done)
+        try:
+            result = self._call(tool, arguments, until_done=until_done)
+        except OverError as exc:
+            return self.stop(self._told(tool, arguments, str(exc)))
         score = ScoreView.model_validate(result.structured) if _is_score(tool, result) else None
         before = self._gain
         if score is not None and score.valid and score.score is not None:
             self._gain = gain(score.score, self.task.metric)
-        self.status = StatusView.model_validate(self._call("status", {}, until_done=False).structured)
+        over = False
+        try:
+            self.status = StatusView.model_validate(self._call("status", {}, until_done=False).structured)
+        except OverError:
+            over = True
         moment = Moment(
             tool, arguments, result.text, result.is_error, result.facts, score, before, self._gain, self.status
         )
-        return moment if self.status.state != "over" else self.stop(moment)
+        return self.stop(moment) if over or self.status.state == "over" else moment
 
     def unread(self, text: str) -> Moment:
         """Return the moment of an action that was no call; the session does not hear of it."""
-        return Moment("", {}, text, True, {}, None, self._gain, self._gain, self.status)
+        return replace(self._told("", {}, text), is_error=True)
+
+    def _told(self, tool: str, arguments: Mapping[str, Any], text: str) -> Moment:
+        return Moment(tool, arguments, text, False, {}, None, self._gain, self._gain, self.status)
 
     def lose(self, text: str) -> Moment:
         """Return the last moment of an episode that was lost."""
@@ -89,13 +104,24 @@ class LiveEpisode:
         return replace(self.unread(text), status=None, ending="lost", outcome=_INFRASTRUCTURE)
 
     def end(self) -> None:
-        """End the session, if it has not ended, and wait until it has."""
-        portal.call(self._link.close)
+        """End the session, if it has not ended, and wait until it has; not for a server that was given up."""
+        if self._given_up:
+            self.drop()
+        else:
+            portal.call(self._link.close)
 
     def drop(self) -> None:
         """Have the session ended without waiting for it; fit for finalizers."""
         watching.end(self.session.id)
         self._link.drop()
+
+    def finish(self) -> Moment:
+        """End the episode where it stands, and return its last moment: see ``stop``.
+
+        Raises:
+            ServerLostError: the server does not answer, and no other in its place.
+        """
+        return self.stop(self._told("", {}, ""))
 
     def stop(self, moment: Moment) -> Moment:
         """End the episode with this moment, and return it with what the episode came to.
@@ -105,7 +131,7 @@ class LiveEpisode:
         Raises:
             ServerLostError: the server does not answer.
         """
-        view = portal.call(self._link.ended)
+        view = self._patiently(self._link.ended)
         final = view.score
         if view.outcome == _INFRASTRUCTURE:
             self.ending, self._gain = "lost", moment.gain_before
@@ -114,7 +140,8 @@ class LiveEpisode:
         else:
             self.ending = "submitted" if final.kind == "submit" else "ended"
             self._gain = gain(final.score, self.task.metric)
-        text = moment.text if self.ending == "submitted" else f"{moment.text}\n[{view.detail}]".lstrip("\n")
+        told = self.ending == "submitted" or view.detail in moment.text
+        text = moment.text if told else f"{moment.text}\n[{view.detail}]".lstrip("\n")
         return replace(
             moment,
             text=text,
@@ -125,7 +152,14 @@ class LiveEpisode:
         )
 
     def _call(self, tool: str, arguments: Mapping[str, Any], *, until_done: bool) -> Result:
-        return portal.call(self._link.call, tool, dict(arguments), until_done)
+        return self._patiently(self._link.call, tool, dict(arguments), until_done)
+
+    def _patiently(self, function: Callable[..., Awaitable[_Returned]], *arguments: Any) -> _Returned:
+        try:
+            return portal.call(function, *arguments)
+        except ServerLostError:
+            self._given_up = True
+            raise
 
 
 def _is_score(tool: str, result: Result) -> bool:
@@ -153,106 +187,3 @@ def introduction(task: TaskView) -> str:
             f"How to submit: {task.how_to_submit}",
         ]
     )
-
-
-class _Link:
-    """A session's connections, which live in one task of the portal's loop."""
-
-    def __init__(self, where: Address, wanted: SessionRequest, patience_s: float) -> None:
-        self._where, self._wanted, self._patience_s = where, wanted, patience_s
-        self._started: Future[SessionView] = Future()
-        self._caller: Caller | None = None
-        self._control: Control | None = None
-        self._session = ""
-        self._broken: BaseException | None = None
-        self._stop: anyio.Event | None = None
-        self._done: anyio.Event | None = None
-        self._over: SessionView | None = None
-        portal.portal().start_task_soon(self._live)
-
-    def started(self) -> SessionView:
-        """Return the session, once it is made and connected."""
-        return self._started.result()
-
-    async def _live(self) -> None:
-        self._stop, self._done = anyio.Event(), anyio.Event()
-        try:
-            async with Control(self._where.url, self._where.token, patience_s=self._patience_s) as control:
-                view = await control.create(self._wanted)
-                self._session, self._control = view.id, control
-                watching.watch(self._where, view.id)
-                try:
-                    async with connected(view.mcp_url, view.token) as client:
-                        self._caller = Caller(client)
-                        self._started.set_result(view)
-                        await self._stop.wait()
-                except Exception as exc:
-                    self._broken = exc  # told to whoever calls next
-                    if not self._started.done():
-                        watching.end(view.id)
-                        raise
-                finally:
-                    self._caller = None
-                await self._stop.wait()
-                if self._over is None:
-                    watching.end(view.id)  # its owner is gone
-        except Exception as exc:  # noqa: BLE001 - raised where the session is waited for
-            if not self._started.done():
-                self._started.set_exception(_first(exc))
-        finally:
-            self._control = None
-            self._done.set()
-
-    async def call(self, tool: str, arguments: dict[str, Any], until_done: bool) -> Result:
-        caller = self._caller
-        if caller is None:
-            raise ServerLostError(f"the connection is gone: {self._broken or 'it was closed'}")
-        if until_done and tool in ("validate", "submit"):
-            return await caller.score("validate" if tool == "validate" else "submit")
-        result = await caller.call(tool, arguments)
-        return await caller.finished(result) if until_done else result
-
-    async def until_ready(self) -> StatusView:
-        pause = _LOOK_S / 8
-        while True:
-            status = StatusView.model_validate((await self.call("status", {}, False)).structured)
-            if status.state != "preparing":
-                return status
-            await anyio.sleep(pause)
-            pause = min(10 * _LOOK_S, 1.5 * pause)
-
-    async def ended(self) -> SessionView:
-        """End the session, and return what it came to."""
-        if self._over is None:
-            if self._control is None:
-                raise ServerLostError("the connection was closed")
-            try:
-                view = await self._control.end(self._session)
-            except ControlError as exc:
-                raise ServerLostError(f"the server does not show the session: {exc}") from exc
-            if view is None:
-                raise ServerLostError("the server does not know its session any more")
-            watching.forget(self._session)
-            self._over = view
-        return self._over
-
-    async def close(self) -> None:
-        try:
-            if self._control is not None:
-                await self.ended()
-        except ServerLostError:
-            watching.end(self._session)  # tried once more, by somebody who has the time
-        finally:
-            if self._stop is not None and self._done is not None:
-                self._stop.set()
-                await self._done.wait()
-
-    def drop(self) -> None:
-        if (stop := self._stop) is not None:
-            portal.soon(stop.set)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -23,10 +23,11 @@ _TAIL = 2000
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server answers, and the admin token of its control API."""
+    """Where a server answers, the admin token of its control API, and whether it ends with this process."""
 
     url: str
     token: str = ""
+    own: bool = False
 
 
 class OwnServer:
@@ -62,7 +63,14 @@ class OwnServer:
             words = self._last_words()
             self.stop()
             raise ServerStartError(f"the server could not be started: {words or 'it said nothing'}")
-        self.address = Address(f"http://127.0.0.1:{int(port)}", token)
+        self.address = Address(f"http://127.0.0.1:{int(port)}", token, own=True)
+        self.leases = 0
+        self._disowned = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether it runs, or will be started again. A forked process cannot tell."""
+        return self._disowned or self._keeper.poll() is None
 
     def stop(self) -> None:
         """End the server and its sessions, and wait until it has ended."""
@@ -83,6 +91,7 @@ class OwnServer:
     def disown(self) -> None:
         """Be nobody's child: the process was forked."""
         self.let_go()
+        self._disowned = True
         self._keeper.returncode = 0
 
     def _last_words(self) -> str:
@@ -95,12 +104,12 @@ class _Here:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.own: dict[tuple[str, ...], tuple[OwnServer, int]] = {}
+        self.own: dict[tuple[str, ...], OwnServer] = {}
         self.leaving: list[OwnServer] = []
 
     def leave_to_parent(self) -> None:
         """A forked process has no servers; as long as it held their pipes, they would not end with its parent."""
-        for there in [*(own for own, _ in self.own.values()), *self.leaving]:
+        for there in [*self.own.values(), *self.leaving]:
             there.disown()
         self.__init__()  # type: ignore[misc]
 
@@ -122,14 +131,39 @@ class Lease:
     """
 
     def __init__(self, server: str | None = None, token: str | Path | None = None, serve: Sequence[str] = ()) -> None:
-        self._key: tuple[str, ...] | None = None
+        self._own: OwnServer | None = None
+        self._serve = tuple(serve)
         self.address = given(server, token)
         if not self.address.url:
-            key = tuple(serve)
-            with _here.lock:
-                there, leases = _here.own.get(key) or (OwnServer(key), 0)
-                _here.own[key] = (there, leases + 1)
-            self._key, self.address = key, there.address
+            self._take()
+
+    def _take(self) -> None:
+        with _here.lock:
+            there = _here.own.get(self._serve)
+            if there is None or not there.kept:
+                if there is not None:
+                    there.stop()  # it has ended: nothing to wait for
+                there = _here.own[self._serve] = OwnServer(self._serve)
+            there.leases += 1
+            self._own, self.address = there, there.address
+
+    @property
+    def gone(self) -> bool:
+        """Whether an own server has ended for good."""
+        return self._own is not None and not self._own.kept
+
+    def renewed(self) -> Address:
+        """Return the address: another one, if an own server has ended for good. A given one may come back.
+
+        Raises:
+            ServerStartError: it did not come up.
+        """
+        with _here.lock:
+            before = self._own
+            if before is not None and self.gone:
+                self._take()
+                before.leases -= 1
+            return self.address
 
     def close(self) -> None:
         """Give it back; the last one to do so ends an own server and waits until it has ended."""
@@ -143,15 +177,14 @@ class Lease:
             last.let_go()
 
     def _last(self) -> OwnServer | None:
-        key, self._key = self._key, None
-        if key is None:
+        own, self._own = self._own, None
+        if own is None:
             return None
         with _here.lock:
-            there, leases = _here.own.pop(key, (None, 0))
-            if there is None or leases == 1:
-                return there
-            _here.own[key] = (there, leases - 1)
-        return None
+            own.leases -= 1
+            if own.leases or _here.own.get(self._serve) is not own:  # others have it, or it is a parent's, or replaced
+                return None
+            return _here.own.pop(self._serve)
 
 
 def given(server: str | None = None, token: str | Path | None = None) -> Address:

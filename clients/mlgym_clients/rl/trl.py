@@ -53,7 +53,7 @@ class TaskEnvironment:
             return None
         try:
             if episode.ending is None:
-                self._paid += self._reward(episode.stop(episode.unread("")))
+                self._paid += self._reward(episode.finish())
         except ServerLostError as exc:
             episode.lose(str(exc))
         return None if episode.ending == "lost" else self._paid
@@ -159,7 +159,7 @@ def task_environment(
         sandbox: ``docker`` or ``bubblewrap``; default: the server's.
         metadata: kept with the episodes.
         serve: arguments of ``mlgym-mcp serve`` for a server of its own.
-        patience_s: how long the server may be away when a session is made or ended.
+        patience_s: how long the server may be away, each time: when it is there again, the rollout goes on.
 
     Raises:
         ValueError: an argument does not fit.

@@ -8,8 +8,12 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 from mlgym_clients.rl.servers import Address
+
+_AWAY_S = 60.0
+"""So long the reaper waits for a server that is away and may go on with its sessions. An own one ends with us."""
 
 
 class _Here:
@@ -34,7 +38,7 @@ os.register_at_fork(after_in_child=_here.leave_to_parent)
 
 def watch(where: Address, session: str) -> None:
     """See to it that a session of a server is ended when this process is gone."""
-    order = {"watch": session, "url": where.url, "token": where.token}
+    order = {"watch": session, "url": where.url, "token": where.token, "away_s": 0 if where.own else _AWAY_S}
     with _here.lock:
         if not _told(order):
             command = [sys.executable, "-m", "mlgym_clients.rl.reaper"]
@@ -55,7 +59,7 @@ def end(session: str) -> None:
     _told({"end": session})
 
 
-def _told(order: dict[str, str]) -> bool:
+def _told(order: dict[str, Any]) -> bool:
     reaper = _here.reaper
     if reaper is None or reaper.stdin is None:
         return False
