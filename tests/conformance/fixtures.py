@@ -300,8 +300,10 @@ def _add_prompts(server: MCPServer[Any]) -> None:
 def offer(server: MCPServer[Any], patch: pytest.MonkeyPatch) -> None:
     """Offer all of it on one session's server, and let the session carry the tools out as it does its own."""
     for function in TOOLS:
-        spec = ToolSpec(function, function.__name__, CallSpec("shared", counted=False), True, False, True)
-        patch.setitem(BY_NAME, function.__name__, spec)
+        name = function.__name__
+        brief = name not in LONG
+        spec = ToolSpec(function, name, CallSpec("shared", counted=False), brief, False, brief)
+        patch.setitem(BY_NAME, name, spec)
         server.add_tool(function, structured_output=False)
     server._tool_manager._tools["json_schema_2020_12_tool"].parameters = JSON_SCHEMA
     patch.setattr(long_calls, "LONG", long_calls.LONG | LONG)
