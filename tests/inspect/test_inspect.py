@@ -76,7 +76,7 @@ def test_a_task_of_the_catalog_is_one_of_inspects_and_its_score_is_the_sessions(
     assert told["tools"] == ["get_task", "write_file", "shell", "validate", "submit"]
     assert "Guess, in preset mini." in told["texts"][0]
     assert told["texts"][2].startswith("41\n")
-    assert told["texts"][2].count("a") > 20_000, "Inspect cuts at 16 KiB, unless it is told that the server has cut"
+    assert told["texts"][2].count("a") > 18_000, "Inspect cuts at 16 KiB, unless it is told that the server has cut"
     facts = told["facts"]["final_score"]
     assert (facts["kind"], facts["outcome"], facts["metric"], facts["baseline"]) == (
         "submit",
