@@ -39,7 +39,9 @@ mlgym-mcp = {{ path = "{wheel}" }}
 def build_wheel(folder: Path) -> Path:
     """Build this checkout's wheel into a folder, without a network."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder.resolve())]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"the wheel could not be built: {done.stdout}{done.stderr}")
     (wheel,) = folder.glob("mlgym_mcp-*.whl")
     return wheel
 

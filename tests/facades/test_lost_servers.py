@@ -178,8 +178,10 @@ async def test_a_server_with_another_home_is_not_waited_for(
     mortal: Killable, backend: str, light: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await mortal.start()
-    monkeypatch.setenv("MLGYM_HOME", str(make_home(tmp_path / "other", light)))
-    with closing(Killable(tmp_path / "other", backend, port=mortal.port)) as other:
+    with monkeypatch.context() as elsewhere:  # afterwards, what the server before left is found in its own home
+        elsewhere.setenv("MLGYM_HOME", str(make_home(tmp_path / "other", light)))
+        other = Killable(tmp_path / "other", backend, port=mortal.port)
+    with closing(other):
         async with facade("openenv", toys_of(mortal)) as url, talking(url) as talk:
             await talk.reset()
             mortal.kill()
