@@ -119,20 +119,23 @@ class LongCalls:
         """
         arguments = params.arguments or {}
         request = request_of(ctx)
-        if request is not None:
-            self._ids.note(request, f"{spec.name} {digest_of(arguments)}")
-        if spec.read_only or spec.idempotent or self._tasks is None:
+        brief = spec.read_only or spec.idempotent
+        digest = "" if brief and request is None else digest_of(arguments)
+        self._ids.note(request, f"{spec.name} {digest}")
+        if brief or self._tasks is None:
             self._changes += not spec.read_only
             call = Call(self.session, ctx.session.report_progress)
             await anyio.lowlevel.checkpoint()  # a long call begins as much later: calls keep the order they came in
             return await self._carry_out(spec, arguments, call, ctx, call_next)
         as_task = as_task if spec.name in LONG else None
-        found = self._same(spec.name, arguments, params.meta, request)
+        key = key_of(params.meta)
+        found = self._same(spec.name, digest, key, request)
         joined = found is not None
         if found is None:
-            before = self._begun_before(spec.name, arguments, key_of(params.meta))
+            before = self._begun_before(spec.name, arguments, key)
             self._changes += 1
-            found = self._begin(spec, params, request)
+            found = LongCall(spec.name, digest, key, request, self._changes)
+            self._calls[found.id] = found
             call = Call(self.session, found.progress, found.patience)
             handle = found.id if as_task is not None else None
             work: Work = partial(self._carry_out, spec, arguments, call, ctx, call_next, handle)
@@ -146,19 +149,11 @@ class LongCalls:
         window = self.session.config.wait_s if joined else math.inf  # a call that is not joined has its own
         return _noted(await self._attend(found, ctx, window), joined or found.resumed)
 
-    def _begin(self, spec: ToolSpec, params: CallToolRequestParams, request: RequestId | None) -> LongCall:
-        made = LongCall(spec.name, digest_of(params.arguments or {}), key_of(params.meta), request, self._changes)
-        self._calls[made.id] = made
-        return made
-
-    def _same(
-        self, name: str, arguments: Mapping[str, Any], meta: Mapping[str, Any] | None, request: RequestId | None
-    ) -> LongCall | None:
+    def _same(self, name: str, digest: str, key: str | None, request: RequestId | None) -> LongCall | None:
         """Return the earlier call that a request asks for again."""
         self.prune()
-        key, wanted = key_of(meta), digest_of(arguments)
         for call in reversed(self._calls.values()):
-            if call.name != name or call.arguments != wanted or call.key != key or call.cancelled:
+            if call.name != name or call.arguments != digest or call.key != key or call.cancelled:
                 continue
             if key is not None or (call.lost is not None and call.change == self._changes):
                 return call

@@ -21,11 +21,11 @@ from mcp.server.apps import APP_MIME_TYPE, EXTENSION_ID
 from mlgym_mcp.serving.apps import FACTS, PAGE, PointView, ScoreFacts, facts_of, page
 from mlgym_mcp.session.journal import FILE_NAME, read_journal
 from tests.apps.conftest import coarser, on_the_wire, rendering
-from tests.attacks.conftest import GATED_GRADER
+from tests.attacks.conftest import gated_grader
 from tests.serving.conftest import episode_folder, running_host, text_of
 from tests.serving.test_desk import at, desk_host
 from tests.serving.test_long_calls import TasksClient, begin, state_of
-from tests.toy import CSV, GRADER, make_toy
+from tests.toy import CSV, make_toy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("own_home")]
 ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -153,7 +153,7 @@ async def test_the_result_of_a_task_has_the_facts_for_who_shows_pages_and_for_no
 ) -> None:
     place = tmp_path / "gate"
     place.mkdir()
-    grader = GATED_GRADER.format(place=str(place), grader=GRADER)
+    grader = gated_grader(place)
     monkeypatch.setenv("MLGYM_TASKS", str(make_toy(tmp_path / "gated", grader=grader)))
     shows = advertise(EXTENSION_ID, {"mimeTypes": [APP_MIME_TYPE]})
     async with desk_host(backend) as host:

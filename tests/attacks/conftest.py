@@ -45,7 +45,7 @@ TOY = (
     .replace("session_s = 600", "session_s = 3600")
     .replace("steps = 40", "steps = 100000")
 )
-GATED_GRADER = """\
+_GATED_GRADER = """\
 import time
 from pathlib import Path
 PLACE = Path({place!r})
@@ -60,6 +60,11 @@ def grade(ctx):
 """
 MEMORY_MB = 400
 """The server's resident memory may never have been larger."""
+
+
+def gated_grader(place: Path) -> str:
+    """Return the toy's grader, which says in a folder that it has ``arrived``, and goes on when ``go`` is there."""
+    return _GATED_GRADER.format(place=str(place), grader=toy.GRADER)
 
 
 @dataclass
@@ -178,7 +183,7 @@ def make_server(folder: Path, light: environment.Environment, image: str) -> Ser
     pinned = f'[presets.mini]\nimage = "{image}"' if image else "[presets.mini]"
     toy.make_toy(tasks, task=TOY.replace("[presets.mini]", pinned))
     gated = toy.make_toy(folder, task=TOY.replace("[presets.mini]", pinned).replace('"toy"', '"gated"')) / "toy"
-    (gated / "grader.py").write_text(GATED_GRADER.format(place=str(gate), grader=toy.GRADER))
+    (gated / "grader.py").write_text(gated_grader(gate))
     gated.rename(tasks / "gated")
     toy_player.make_toy_player(tasks, task=toy_player.TASK.replace("[presets.mini]", pinned))
     return Server(home, tasks, image)

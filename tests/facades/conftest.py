@@ -25,13 +25,13 @@ from mlgym_clients.facades.openreward import openreward_app
 from mlgym_clients.rl.servers import Address
 from mlgym_mcp.session.journal import Event, read_journal
 from mlgym_sandbox import environment
-from tests.attacks.conftest import GATED_GRADER
+from tests.attacks.conftest import gated_grader
 from tests.chaos import killable
 from tests.chaos.killable import Killable
 from tests.frameworks.playing import GENERATOR
 from tests.serving.conftest import backend, light, make_home, own_home
 from tests.serving.server_process import free_port, server, until_listening
-from tests.toy import GRADER, make_toy
+from tests.toy import make_toy
 
 __all__ = ["backend", "light", "own_home"]  # fixtures
 
@@ -88,7 +88,7 @@ def mortal(
     own_home: Path, backend: str, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Killable]:
     """A server with the toy task and a home of its own, to be started and killed."""
-    tasks = make_toy(tmp_path / "gated", grader=GATED_GRADER.format(place=str(gate), grader=GRADER))
+    tasks = make_toy(tmp_path / "gated", grader=gated_grader(gate))
     (tasks / "toy" / "generator.py").write_text(GENERATOR)
     monkeypatch.setenv("MLGYM_TASKS", str(tasks))
     monkeypatch.delenv("MLGYM_FACADE_TOKEN", raising=False)

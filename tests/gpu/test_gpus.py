@@ -13,11 +13,13 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
 from mcp import Client
 
+from mlgym_clients.agents.calling import Caller
 from mlgym_clients.episode_player import connected
 from mlgym_clients.rl.servers import Address, running_server
 from mlgym_clients.sweep.control import Control
@@ -89,13 +91,10 @@ async def session(server: Address, task: str) -> AsyncIterator[tuple[Control, Se
             await control.end(view.id)
 
 
-async def score_of(client: Client, tool: str) -> ScoreView:
-    """Ask for a score until it is there."""
+async def score_of(client: Client, kind: Literal["validate", "submit"]) -> ScoreView:
+    """Ask for a score, and wait for it."""
     with anyio.fail_after(200):
-        while True:
-            score = ScoreView.model_validate((await client.call_tool(tool)).structured_content)
-            if score.code != "refused":
-                return score
+        return ScoreView.model_validate((await Caller(client).score(kind)).structured)
 
 
 def memory_used() -> int:
@@ -154,11 +153,10 @@ async def test_a_baseline_trains_on_the_gpu_and_scores(server: Address) -> None:
     async with session(server, "cifar10") as (_, _, client):
         said = await text_of(client, "shell", command="python -c 'import baseline; print(baseline.DEVICE)'")
         assert said.startswith("cuda\n")
-        result = await client.call_tool("shell", {"command": "python -u baseline.py"})
+        caller = Caller(client)
         with anyio.fail_after(200):
-            while (result.meta or {}).get("state") == "running":
-                result = await client.call_tool("job_wait", {"job_id": "j2"})
-        assert "[exit 0" in result.content[-1].text, result.content[-1].text
+            result = await caller.finished(await caller.call("shell", {"command": "python -u baseline.py"}))
+        assert "[exit 0" in result.text, result.text
         assert (await score_of(client, "validate")).valid
         final = await score_of(client, "submit")
         assert final.score is not None

@@ -14,11 +14,11 @@ import pytest
 from mcp import Client, MCPError
 
 from mlgym_mcp.session.journal import Event, read_journal
-from tests.attacks.conftest import GATED_GRADER
+from tests.attacks.conftest import gated_grader
 from tests.chaos.killable import Killable
 from tests.serving.conftest import text_of
 from tests.serving.test_long_calls import TasksClient, TaskState, begin, state_of
-from tests.toy import CSV, GRADER, make_toy
+from tests.toy import CSV, make_toy
 
 pytestmark = pytest.mark.anyio
 TALE = "echo begun >> runs.txt; sleep 2; echo done"
@@ -86,7 +86,7 @@ def gate(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A grader that waits for the file ``go`` here, and says that it has ``arrived``."""
     place = tmp_path / "gate"
     place.mkdir()
-    grader = GATED_GRADER.format(place=str(place), grader=GRADER)
+    grader = gated_grader(place)
     monkeypatch.setenv("MLGYM_TASKS", str(make_toy(tmp_path / "gated", grader=grader)))
     return place
 

@@ -19,12 +19,12 @@ from mcp import Client
 from mlgym_mcp.session.journal import read_journal
 from mlgym_sandbox import environment, get_backend
 from mlgym_sandbox.backends.docker import DockerBackend
-from tests.attacks.conftest import GATED_GRADER
+from tests.attacks.conftest import gated_grader
 from tests.chaos.killable import ADMIN, Killable
 from tests.sandbox.engine import docker_home, engine, host_image
 from tests.serving.conftest import text_of
 from tests.serving.control_client import bearer, events_of
-from tests.toy import CSV, GRADER, TASK, make_toy
+from tests.toy import CSV, TASK, make_toy
 
 __all__ = ["docker_home", "engine", "host_image"]  # fixtures
 pytestmark = pytest.mark.anyio
@@ -123,7 +123,7 @@ async def test_a_grading_under_way_is_lost_uncharged_and_done_again(
 ) -> None:
     gate = tmp_path / "gate"
     gate.mkdir()
-    grader = GATED_GRADER.format(place=str(gate), grader=GRADER)
+    grader = gated_grader(gate)
     monkeypatch.setenv("MLGYM_TASKS", str(make_toy(tmp_path / "gated-tasks", grader=grader)))
     server = await anyio.to_thread.run_sync(partial(Killable, own_home, backend, wait_s=20))
     try:
